@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The byte stream to a peer: plain now, TLS and kernel TLS by further implementations of the same
+ * operations. Only the transport touches the socket; everybody else holds a struct transport.
+ * One thread at a time uses a transport.
+ */
+#ifndef HAWSER_COMMON_TRANSPORT_H
+#define HAWSER_COMMON_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+struct transport;
+
+enum transport_close {
+	TRANSPORT_CLOSE_CLEAN, /* say goodbye as the layer demands (close_notify), then close */
+	TRANSPORT_CLOSE_DROP,  /* close at once */
+};
+
+struct transport_ops {
+	const char *name;
+	/* As recv(2) and sendmsg(2) with MSG_NOSIGNAL: bytes, 0 at the end, or -errno. flags:
+	 * MSG_DONTWAIT, MSG_MORE, MSG_WAITALL. */
+	ssize_t (*recv)(struct transport *transport, void *buffer, size_t length, int flags);
+	ssize_t (*send)(struct transport *transport, const struct iovec *iov, int count, int flags);
+	/* Moves up to length bytes out of a pipe, as splice(2); NULL: this layer cannot. */
+	ssize_t (*splice)(struct transport *transport, int pipe_fd, size_t length,
+			  unsigned int flags);
+	/* Bytes that recv returns without reading the socket (decrypted, not yet taken). */
+	size_t (*pending)(const struct transport *transport);
+	/* Closes the socket and frees the layer's own state. */
+	void (*close)(struct transport *transport, enum transport_close how);
+};
+
+/* By value in its owner; fd -1 when closed. */
+struct transport {
+	const struct transport_ops *ops;
+	int fd; /* for poll only, outside the transport's own files */
+	bool is_unix;
+	void *layer; /* the layer's own state */
+};
+
+/* Wraps a connected stream socket (or one end of a pipe pair of sockets); owns fd from now on. */
+void transport_init_plain(struct transport *transport, int fd);
+
+static inline ssize_t transport_recv(struct transport *transport, void *buffer, size_t length,
+				     int flags)
+{
+	return transport->ops->recv(transport, buffer, length, flags);
+}
+
+static inline ssize_t transport_send(struct transport *transport, const struct iovec *iov,
+				     int count, int flags)
+{
+	return transport->ops->send(transport, iov, count, flags);
+}
+
+/* Closing twice is allowed. */
+void transport_close(struct transport *transport, enum transport_close how);
+
+/* Gives the plain socket away (to the kernel); -EINVAL when the layer holds bytes or keys. */
+int transport_release(struct transport *transport);
+
+/*
+ * Whole buffers or nothing, waiting until deadline (clock_now() based, CLOCK_NEVER for ever):
+ * 0, -ETIMEDOUT, -ECONNRESET when the stream ends early, or another -errno. Never reads a byte
+ * more than asked: what follows belongs to whoever gets the socket next.
+ */
+int transport_read_full(struct transport *transport, void *buffer, size_t length,
+			uint64_t deadline);
+int transport_write_full(struct transport *transport, const void *buffer, size_t length,
+			 uint64_t deadline);
+
+#endif
