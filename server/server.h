@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The server as a whole: an export made from options, the sockets it is served on, the life from
+ * start to drain. The front (main, options, listener) fills a configuration; nothing below it
+ * reads command lines.
+ */
+#ifndef HAWSER_SERVER_SERVER_H
+#define HAWSER_SERVER_SERVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+struct server;
+
+/* How an image is opened for writing. */
+enum image_access {
+	IMAGE_READ_WRITE,     /* fail where writing is not possible */
+	IMAGE_READ_ONLY,      /* never write */
+	IMAGE_AUTO_READ_ONLY, /* write where possible, degrade with a notice where not */
+};
+
+/* One export. Strings belong to the caller and outlive the server. */
+struct export_config {
+	const char *file;        /* path of the image */
+	const char *format;      /* "raw", or NULL to probe */
+	const char *name;        /* export name, "" is the default export */
+	const char *description; /* NULL or "" for none */
+	uint64_t offset;         /* start of the window, bytes */
+	enum image_access access;
+};
+
+struct server_config {
+	struct export_config export_;
+	uint32_t max_clients;        /* -e: 0 = unlimited */
+	bool persistent;             /* -t: go on after the last client */
+	uint32_t handshake_limit_ms; /* 0 = none */
+	bool keep_memory_locked;     /* reclaim-safe service of a local kernel device */
+};
+
+/*
+ * Opens the image and makes the export; starts no thread and opens no socket, so the caller may
+ * still fork. On failure nothing is left behind and *server is NULL. 0 or -errno with err set.
+ */
+int server_open(struct server **server, const struct server_config *config, struct error *err);
+
+/* What was opened, for the messages of the front. Valid as long as the server is. */
+uint64_t server_size(const struct server *server);
+bool server_read_only(const struct server *server);
+
+/* Serves on these listening sockets from now on (ownership stays with the caller, who closes and
+ * unlinks after server_run). Call before server_run. */
+int server_add_listener(struct server *server, int fd, struct error *err);
+
+/* Adds one already connected client (socketpair of a kernel device, stdin of inetd). Takes fd. */
+int server_add_client(struct server *server, int fd, struct error *err);
+
+/*
+ * Serves until the work is over: the last negotiated client left (unless persistent), or
+ * server_stop() or SIGINT, SIGTERM, SIGHUP was received; drains, flushes, and returns 0, or a
+ * negative errno with err set when the service could not go on. The calling thread runs the
+ * accept loop. The caller has blocked SIGINT, SIGTERM, SIGHUP and ignored SIGPIPE before any
+ * thread existed.
+ */
+int server_run(struct server *server, struct error *err);
+
+/* Asks a running server to drain and return. Async-signal-safe; any thread. */
+void server_stop(struct server *server);
+
+void server_close(struct server *server);
+
+#endif
