@@ -112,6 +112,7 @@ $(BUILD)/hawserd: $(BUILD)/obj/server/main.o $(BUILD)/libserver.a $(BUILD)/libco
 $(BUILD)/hawser: $(BUILD)/obj/client/main.o $(BUILD)/libclient.a $(BUILD)/libcommon.a
 	$(call link)
 
+include kmod-helpers/install.mk
 -include tests/tests.mk
 
 .PHONY: format format-check clean

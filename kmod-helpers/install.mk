@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+# make install, make uninstall: one list drives both. The folders are set at the top of the
+# Makefile; DESTDIR goes in front of all of them. Files that name a program's path are templates
+# (*.in) and are finished in the build folder.
+
+HELPERS := $(BUILD)/kmod-helpers
+
+$(HELPERS)/%: kmod-helpers/%.in Makefile kmod-helpers/install.mk
+	@mkdir -p $(@D)
+	$(Q)sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g' $< >$@.new && mv $@.new $@
+
+# mode:source:folder
+INSTALLED := \
+	755:$(BUILD)/hawserd:$(BINDIR) \
+	755:$(BUILD)/hawser:$(BINDIR) \
+	644:man/hawserd.8:$(MANDIR)/man8 \
+	644:man/hawser.8:$(MANDIR)/man8 \
+	644:man/nbdtab.5:$(MANDIR)/man5 \
+	644:kmod-helpers/bash-completion/hawserd:$(COMPDIR) \
+	644:kmod-helpers/bash-completion/hawser:$(COMPDIR) \
+	644:kmod-helpers/modprobe.d/hawser.conf:$(MODPROBEDIR) \
+	644:kmod-helpers/modules-load.d/hawser.conf:$(MODULESDIR) \
+	644:$(HELPERS)/systemd/hawser@.service:$(UNITDIR) \
+	644:$(HELPERS)/systemd/hawserd@.service:$(UNITDIR) \
+	644:kmod-helpers/systemd/hawserd@.socket:$(UNITDIR) \
+	644:kmod-helpers/systemd/server-example.conf:$(DOCDIR) \
+	644:README.md:$(DOCDIR) \
+	644:ARCHITECTURE.md:$(DOCDIR) \
+	644:SECURITY.md:$(DOCDIR) \
+	644:LICENSE:$(DOCDIR)
+
+colon := :
+field  = $(word $(1),$(subst $(colon), ,$(2)))
+source_of = $(call field,2,$(1))
+target_of = $(DESTDIR)$(call field,3,$(1))/$(notdir $(call field,2,$(1)))
+
+define install_one
+	$(Q)$(INSTALL) -D -m $(call field,1,$(1)) $(call source_of,$(1)) '$(call target_of,$(1))'
+
+endef
+
+.PHONY: install uninstall
+install: $(foreach i,$(INSTALLED),$(call source_of,$(i))) ## install below DESTDIR and PREFIX
+	$(foreach i,$(INSTALLED),$(call install_one,$(i)))
+	@echo "installed below '$(DESTDIR)$(PREFIX)'; systemd wants to know: systemctl daemon-reload"
+
+uninstall: ## remove what install has put there
+	$(Q)rm -f $(foreach i,$(INSTALLED),'$(call target_of,$(i))')
+	$(Q)if [ -d '$(DESTDIR)$(DOCDIR)' ]; then \
+		rmdir --ignore-fail-on-non-empty '$(DESTDIR)$(DOCDIR)'; fi
