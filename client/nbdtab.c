@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 
 #include "common/cleanup.h"
+#include "common/kernel/device.h"
 #include "common/log.h"
 #include "common/size.h"
 
@@ -151,40 +152,16 @@ static struct slice next_option(struct slice *word, struct slice *rest)
 	}
 }
 
-/* nbd7 or /dev/nbd7; sets text to "/dev/nbd7". */
-static bool device_parse(struct slice slice, char text[sizeof("/dev/nbd4294967295")])
+/* A device as the other commands spell it, but never a path that must be looked up. */
+static bool device_read(struct slice slice, int *index)
 {
-	char digits[11] = "";
-	uint64_t index;
-	size_t skip = slice_has_prefix(slice, "/dev/") ? strlen("/dev/") : 0;
+	char text[DEVICE_PATH_SIZE];
 
-	slice.at += skip;
-	slice.length -= skip;
-	if (slice.length <= 3 || slice.length - 3 >= sizeof(digits) ||
-	    memcmp(slice.at, "nbd", 3) != 0)
+	if (slice.length >= sizeof(text))
 		return false;
-	memcpy(digits, slice.at + 3, slice.length - 3);
-	if (digits[0] == '0' && digits[1])
-		return false;
-	if (size_parse_number(digits, UINT32_MAX, &index))
-		return false;
-	sprintf(text, "/dev/nbd%u", (unsigned int)index);
-	return true;
-}
-
-static bool name_valid(struct slice name)
-{
-	char device[sizeof("/dev/nbd4294967295")];
-
-	if (!name.length || name.length > NBDTAB_NAME_MAX || device_parse(name, device))
-		return false;
-	for (size_t i = 0; i < name.length; i++) {
-		unsigned char c = (unsigned char)name.at[i];
-
-		if (c >= 0x80 || (!isalnum(c) && (!c || !strchr(i ? "._-" : "_", c))))
-			return false;
-	}
-	return true;
+	memcpy(text, slice.at, slice.length);
+	text[slice.length] = '\0';
+	return device_spelling(text) && device_parse(text, index, NULL) == 0;
 }
 
 /* ---- Making the URI ---- */
@@ -285,15 +262,16 @@ static int option_name(struct line *line, struct slice value)
 {
 	struct nbdtab_entry *entry = line->entry;
 
-	if (!name_valid(value))
-		return error_set(line->err, EINVAL,
-				 "line %u: name=%.*s: a name has at most %d letters, digits and "
-				 "._- and is not that of a device",
-				 entry->line, SLICE_ARGS(value), NBDTAB_NAME_MAX);
 	free(entry->name);
 	entry->name = strndup(value.at, value.length);
 	if (!entry->name)
 		return error_set_errno(line->err, ENOMEM, "line %u", entry->line);
+	/* A "-" in front would make it an option on a command line. */
+	if (!device_label_valid(entry->name) || entry->name[0] == '-')
+		return error_set(line->err, EINVAL,
+				 "line %u: name=%.*s: a name has at most %d letters, digits and "
+				 "._:@- and is not that of a device",
+				 entry->line, SLICE_ARGS(value), DEVICE_LABEL_MAX);
 	return 0;
 }
 
@@ -375,16 +353,17 @@ static int parse_export(struct line *line, bool is_uri, struct slice *word, stru
 
 static int parse_device(struct line *line, struct slice word)
 {
-	char device[sizeof("/dev/nbd4294967295")];
+	char path[DEVICE_PATH_SIZE];
+	int index;
 
 	if (slice_is(word, "-"))
 		return 0;
-	if (!device_parse(word, device))
+	if (!device_read(word, &index))
 		return error_set(line->err, EINVAL,
 				 "line %u: '%.*s' is no nbd device: write nbdN, or - to let the "
 				 "kernel pick one",
 				 line->entry->line, SLICE_ARGS(word));
-	line->entry->device = strdup(device);
+	line->entry->device = strdup(device_path(index, path));
 	if (!line->entry->device)
 		return error_set_errno(line->err, ENOMEM, "line %u", line->entry->line);
 	return 0;
@@ -431,11 +410,11 @@ static int parse_line(struct line *line, struct slice text)
 /* Is key this line's device or name? Decided without the parser: the line may be bad. */
 static bool line_matches(struct slice text, struct slice key)
 {
-	char device[sizeof("/dev/nbd4294967295")], wanted[sizeof(device)];
 	struct slice word = next_word(&text), option;
+	int index, wanted;
 
-	if (device_parse(key, wanted))
-		return device_parse(word, device) && strcmp(device, wanted) == 0;
+	if (device_read(key, &wanted))
+		return device_read(word, &index) && index == wanted;
 	next_word(&text);
 	word = next_word(&text);
 	while ((option = next_option(&word, &text)).length)

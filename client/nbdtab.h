@@ -15,10 +15,7 @@
 
 #define NBDTAB_PATH "/etc/nbdtab"
 
-enum {
-	NBDTAB_UNSET = -1,    /* a number that the line does not give */
-	NBDTAB_NAME_MAX = 64, /* fits a unit's instance name and the kernel's backend string */
-};
+enum { NBDTAB_UNSET = -1 }; /* a number that the line does not give */
 
 /* All strings are owned by the entry; NULL where the line has none. */
 struct nbdtab_entry {

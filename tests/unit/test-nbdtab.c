@@ -9,13 +9,16 @@
 #include "client/nbdtab.h"
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "common/uri.h"
 
 static struct nbdtab_entry entry;
+static struct nbd_uri parsed; /* entry.uri, as the other commands will read it */
 static struct error err;
 
 static int parse(const char *table, const char *key)
 {
 	nbdtab_entry_clear(&entry);
+	nbd_uri_clear(&parsed);
 	err.code = 0;
 	return nbdtab_parse(table, strlen(table), key, &entry, &err);
 }
@@ -24,6 +27,7 @@ static void assert_uri(const char *table, const char *key, const char *uri)
 {
 	ck_assert_msg(parse(table, key) == 0, "%s", err.text);
 	ck_assert_str_eq(entry.uri, uri);
+	ck_assert_msg(nbd_uri_parse(entry.uri, &parsed, &err) == 0, "%s", err.text);
 }
 
 static void assert_bad(const char *table, const char *key, const char *words)
@@ -68,12 +72,23 @@ END_TEST
 START_TEST(test_places)
 {
 	assert_uri("nbd0 fd00::7 a/b", "nbd0", "nbd://[fd00::7]/a/b");
+	ck_assert_str_eq(parsed.host, "fd00::7");
+	ck_assert_str_eq(parsed.export_, "a/b");
 	assert_uri("nbd0 fe80::1%eth0 e port=7", "nbd0", "nbd://[fe80::1%25eth0]:7/e");
+	ck_assert_str_eq(parsed.host, "fe80::1%eth0");
+	ck_assert_str_eq(parsed.port, "7");
 	assert_uri("nbd0 [::1] e", "nbd0", "nbd://[::1]/e");
 	assert_uri("nbd0 10.0.0.1 100%?#&x", "nbd0", "nbd://10.0.0.1/100%25%3F%23%26x");
+	ck_assert_str_eq(parsed.export_, "100%?#&x");
+	assert_uri("nbd0 h /abs", "nbd0", "nbd://h//abs");
+	ck_assert_str_eq(parsed.export_, "/abs");
 	assert_uri("nbd0 /run/n&b/d.sock big=1 unix", "nbd0",
 		   "nbd+unix:///big%3D1?socket=/run/n%26b/d.sock");
+	ck_assert_int_eq(parsed.kind, NBD_URI_UNIX);
+	ck_assert_str_eq(parsed.socket, "/run/n&b/d.sock");
+	ck_assert_str_eq(parsed.export_, "big=1");
 	assert_uri("/dev/nbd3 host -", "nbd3", "nbd://host/-");
+	assert_uri("3 host x", "nbd3", "nbd://host/x");
 }
 END_TEST
 
@@ -190,8 +205,8 @@ END_TEST
 
 START_TEST(test_device_spelling)
 {
-	assert_uri("/dev/nbd4294967295 h e", "nbd4294967295", "nbd://h/e");
-	ck_assert_str_eq(entry.device, "/dev/nbd4294967295");
+	assert_uri("/dev/nbd1048575 h e", "nbd1048575", "nbd://h/e");
+	ck_assert_str_eq(entry.device, "/dev/nbd1048575");
 	ck_assert_int_eq(parse("nbd1 h e", "nbd"), -ENOENT);
 	ck_assert_int_eq(parse("nbd1 h e", "nbd10"), -ENOENT);
 	ck_assert_int_eq(parse("nbd1 h e", "/dev/nbd"), -ENOENT);
@@ -256,6 +271,7 @@ END_TEST
 static void clear(void)
 {
 	nbdtab_entry_clear(&entry);
+	nbd_uri_clear(&parsed);
 }
 
 int main(void)
