@@ -11,7 +11,7 @@
  *   -ENOKEY      the server demands TLS (for this export, or at all)
  *   -EACCES      refused by the server's policy
  *   -EOPNOTSUPP  the server does not know the option
- *   -EINVAL      the server finds the option invalid
+ *   -EINVAL      the server finds the option invalid, or refuses it for another reason
  *   -ESHUTDOWN   the server is shutting down
  *   -EPROTO      the peer broke the protocol, or is no NBD server of the newstyle kind
  *   -E2BIG       an answer, or their number, is above our limits; or the option above the server's
@@ -21,7 +21,8 @@
  *   -ENOMEM, or another errno of the socket
  *
  * After -EPROTO, -ECONNRESET, -ETIMEDOUT, -E2BIG by our limits and socket errors the conversation
- * is over (client_handshake_alive() is false); after the others the next option may be sent.
+ * is over (client_handshake_alive() is false); after the others the next option may be sent
+ * (but to -ESHUTDOWN the only answer is to leave, C6).
  */
 #ifndef HAWSER_COMMON_CLIENT_HANDSHAKE_H
 #define HAWSER_COMMON_CLIENT_HANDSHAKE_H
@@ -115,16 +116,23 @@ int client_handshake_set_contexts(struct client_handshake *handshake, const char
 				  const char *const *queries, size_t count,
 				  struct nbd_export_info *info, struct error *err);
 
-/* Leaves politely (ABORT, and waits a moment for the answer) when still haggling (C6). The
- * transport stays open: the caller closes it. */
+/*
+ * Leaves politely: ABORT, and a moment for its answer, while haggling (C6); DISC after GO. Nothing
+ * is sent once the transport gave its socket away (transport_release): then the connection is the
+ * kernel's. The transport stays open: the caller closes it.
+ */
 void client_handshake_abort(struct client_handshake *handshake);
 
 /* ---- Pure parsers of what a server sends; payload of one reply (fuzzed) ---- */
 
-/* 0, -EPROTO with a sentence, or -EPROTO for an oldstyle server with a sentence that says so. */
-int client_greeting_parse(const void *greeting, uint16_t *flags, struct error *err);
+/* The first length bytes of a greeting: 0, or -EPROTO with a sentence that tells what is wrong.
+ * *flags is set from 18 bytes on. */
+int client_greeting_parse(const void *greeting, size_t length, uint16_t *flags, struct error *err);
 
-/* Header of a reply to option: type and length, both checked against our limits. */
+/* Longest reply we read: the longest legal one has two strings of NBD_STRING_MAX bytes. */
+enum { CLIENT_REPLY_MAX = 65536 };
+
+/* Header of a reply to option: -EPROTO, or -E2BIG above CLIENT_REPLY_MAX. */
 struct client_reply {
 	uint32_t type;
 	uint32_t length;
@@ -140,7 +148,8 @@ int client_info_parse(const void *payload, uint32_t length, struct nbd_export_in
 int client_context_parse(const void *payload, uint32_t length, struct nbd_context *context,
 			 struct error *err);
 
-/* Sets err for an error reply to option; returns the matching -errno of the table above. */
+/* Sets err for an error reply to option (about an export, or NULL); returns the matching -errno of
+ * the table above. */
 int client_reply_error(uint32_t option, uint32_t type, const void *message, uint32_t length,
 		       const char *export_name, struct error *err);
 

@@ -128,7 +128,8 @@ static int tcp_fault(const char *host, const char *port, const struct addrinfo *
 	getnameinfo(address->ai_addr, address->ai_addrlen, numeric, sizeof(numeric), NULL, 0,
 		    NI_NUMERICHOST);
 	error_set_errno(err, code, "cannot connect to %s port %s (%s)", host, port, numeric);
-	return error_hint(err, "%s", hint_for(code));
+	error_hint(err, "%s", hint_for(code));
+	return -code;
 }
 
 int dial_tcp(const char *host, const char *port, uint64_t deadline, int *fd, struct error *err)
@@ -177,7 +178,7 @@ static int unix_fault(const char *path, int code, struct error *err)
 	error_set_errno(err, code, "cannot connect to the socket %s", path);
 	for (size_t i = 0; i < sizeof(hints) / sizeof(hints[0]); i++)
 		if (hints[i].code == code)
-			return error_hint(err, "%s", hints[i].hint);
+			error_hint(err, "%s", hints[i].hint);
 	return -code;
 }
 

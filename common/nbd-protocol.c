@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "printable.h"
+
 bool nbd_request_parse(const void *buffer, bool extended, struct nbd_request *request)
 {
 	const uint8_t *at = buffer;
@@ -22,39 +24,18 @@ bool nbd_request_parse(const void *buffer, bool extended, struct nbd_request *re
 	return true;
 }
 
-/* Length of the UTF-8 sequence at text (at most left bytes), 0 when it is none. */
-static uint32_t utf8_sequence(const uint8_t *text, uint32_t left)
-{
-	static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
-	uint32_t count, value, i;
-
-	if (text[0] < 0x80)
-		return 1;
-	count = text[0] >= 0xf0 ? 4 : text[0] >= 0xe0 ? 3 : 2;
-	if (text[0] < 0xc2 || text[0] > 0xf4 || count > left)
-		return 0;
-	value = text[0] & (0x7fu >> count);
-	for (i = 1; i < count; i++) {
-		if ((text[i] & 0xc0) != 0x80)
-			return 0;
-		value = value << 6 | (text[i] & 0x3f);
-	}
-	if (value < smallest[count] || value > 0x10ffff || (value >= 0xd800 && value < 0xe000))
-		return 0;
-	return count;
-}
-
 bool nbd_string_valid(struct nbd_string string)
 {
-	const uint8_t *at = (const uint8_t *)string.text;
-	uint32_t left = string.length;
+	const char *at = string.text;
+	size_t left = string.length;
 
 	if (left > NBD_STRING_MAX)
 		return false;
 	while (left) {
-		uint32_t count = *at ? utf8_sequence(at, left) : 0;
+		uint32_t code;
+		size_t count = utf8_decode(at, left, &code);
 
-		if (!count)
+		if (!count || !code)
 			return false;
 		at += count;
 		left -= count;
