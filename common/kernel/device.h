@@ -45,6 +45,12 @@ const char *device_path(int index, char path[DEVICE_PATH_SIZE]);
 
 enum device_choice { DEVICE_CHOICE_AUTO, DEVICE_CHOICE_NETLINK, DEVICE_CHOICE_IOCTL };
 
+/* Client flags of the netlink interface. */
+enum {
+	DEVICE_CLIENT_DESTROY = 1 << 0, /* the device vanishes after the disconnect */
+	DEVICE_CLIENT_CLOSE = 1 << 1,   /* disconnects at any last close: never while attaching */
+};
+
 struct device_request {
 	int index;          /* or DEVICE_INDEX_ANY */
 	const int *sockets; /* connected, blocking, handshake done to the last byte */
@@ -54,7 +60,7 @@ struct device_request {
 	uint16_t flags;        /* NBD transmission flags */
 	uint32_t timeout;      /* T, seconds, above 0 */
 	uint32_t dead_timeout; /* D, seconds; netlink only */
-	uint32_t client_flags; /* NBD_CFLAG_*; netlink only */
+	uint32_t client_flags; /* DEVICE_CLIENT_*; netlink only */
 	const char *backend;   /* identifier or NULL; netlink only */
 };
 
