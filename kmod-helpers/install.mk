@@ -10,6 +10,11 @@ $(HELPERS)/%: kmod-helpers/%.in Makefile kmod-helpers/install.mk
 	$(Q)sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g' $< >$@.new && mv $@.new $@
 
 # mode:source:folder
+UNITS := \
+	644:$(HELPERS)/systemd/hawser@.service:$(UNITDIR) \
+	644:$(HELPERS)/systemd/hawserd@.service:$(UNITDIR) \
+	644:kmod-helpers/systemd/hawserd@.socket:$(UNITDIR)
+
 INSTALLED := \
 	755:$(BUILD)/hawserd:$(BINDIR) \
 	755:$(BUILD)/hawser:$(BINDIR) \
@@ -20,9 +25,7 @@ INSTALLED := \
 	644:kmod-helpers/bash-completion/hawser:$(COMPDIR) \
 	644:kmod-helpers/modprobe.d/hawser.conf:$(MODPROBEDIR) \
 	644:kmod-helpers/modules-load.d/hawser.conf:$(MODULESDIR) \
-	644:$(HELPERS)/systemd/hawser@.service:$(UNITDIR) \
-	644:$(HELPERS)/systemd/hawserd@.service:$(UNITDIR) \
-	644:kmod-helpers/systemd/hawserd@.socket:$(UNITDIR) \
+	$(UNITS) \
 	644:kmod-helpers/systemd/server-example.conf:$(DOCDIR) \
 	644:README.md:$(DOCDIR) \
 	644:ARCHITECTURE.md:$(DOCDIR) \
