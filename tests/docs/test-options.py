@@ -57,12 +57,10 @@ def client():
     commands = help_commands(general)
     if len(commands) < 5:
         yield f"hawser --help shows only {len(commands)} commands: is the test blind?"
-    titles = [line.split()[1] for line in page.splitlines() if line.startswith(".Ss hawser ")]
     described = [line.split()[2] for line in page.splitlines() if line.startswith(".Ss hawser ")]
-    assert len(titles) == len(described)
     yield from both_ways("commands", "--help", commands, "the manual", described)
     yield from both_ways("commands", "--help", commands, "the completion",
-                         {w for w in complete("hawser", "") if w.isalpha() and w != "help"})
+                         {word for word in complete("hawser", "") if word.isalpha()})
     for command in commands:
         yield from manners(program, command)
         helped = help_options(run(program, command, "--help").stdout)

@@ -63,13 +63,13 @@ def man_part(text, title):
 
 
 COMPLETE = r"""
+compopt() { :; } # works only where a person completes
 source /usr/share/bash-completion/bash_completion
 source "$1"; shift
 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
 COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}; COMP_TYPE=9; COMP_KEY=9
-for word in $(complete -p "$1" | sed -n 's/.* -F \([^ ]*\) .*/\1/p'); do
-	"$word" "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
-done
+function=$(complete -p "$1" | sed -n 's/.* -F \([^ ]*\) .*/\1/p')
+"$function" "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
 printf '%s\n' "${COMPREPLY[@]}"
 """
 
@@ -77,7 +77,8 @@ printf '%s\n' "${COMPREPLY[@]}"
 def complete(program, *words):
     """What bash offers for the last of the words behind the program."""
     path = ROOT / "kmod-helpers" / "bash-completion" / program
-    done = run("bash", "-c", COMPLETE, "complete", path, program, *words, cwd="/")
+    done = run("bash", "-c", COMPLETE, "complete", path, program, *words, cwd="/",
+               env={**os.environ, "PATH": f"{BUILD}:{os.environ['PATH']}"})
     if done.returncode or done.stderr:
         raise AssertionError(f"completion of {shlex.join((program,) + words)}: {done.stderr}")
     return set(done.stdout.split())
