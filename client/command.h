@@ -41,7 +41,7 @@ extern const struct command command_attach;
 extern const struct command command_detach;
 extern const struct command command_info;
 extern const struct command command_list;
-extern const struct command command_status_;
+extern const struct command command_status;
 
 /*
  * First line of each run function: parses the options into fields, checks the number of operands,
