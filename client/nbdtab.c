@@ -21,9 +21,7 @@
 #include "common/size.h"
 
 enum {
-	TABLE_MAX = 1 << 20,   /* a table of people's hand; more is a wrong file */
-	SECONDS_MAX = 2000000, /* below what a 32-bit kernel can count in jiffies at 1000 Hz */
-	CONNECTIONS_MAX = 64,
+	TABLE_MAX = 1 << 20, /* a table of people's hand; more is a wrong file */
 	BLOCK_MAX = 65536,
 	PORT_MAX = 65535,
 };
@@ -62,9 +60,9 @@ struct option {
 
 static const struct option options[] = {
 	{"bs", OPTION_NUMBER, ENTRY(block_size), .min = 512, .max = BLOCK_MAX},
-	{"conns", OPTION_NUMBER, ENTRY(connections), .min = 1, .max = CONNECTIONS_MAX},
-	{"timeout", OPTION_NUMBER, ENTRY(timeout), .max = SECONDS_MAX},
-	{"dead-timeout", OPTION_NUMBER, ENTRY(dead_timeout), .max = SECONDS_MAX},
+	{"conns", OPTION_NUMBER, ENTRY(connections), .min = 1, .max = DEVICE_SOCKETS_MAX},
+	{"timeout", OPTION_NUMBER, ENTRY(timeout), .max = DEVICE_TIMEOUT_MAX},
+	{"dead-timeout", OPTION_NUMBER, ENTRY(dead_timeout), .max = DEVICE_TIMEOUT_MAX},
 	{"port", OPTION_NUMBER, PLACE(port), .min = 1, .max = PORT_MAX},
 	{"unix", OPTION_FLAG, PLACE(is_unix)},
 	{"readonly", OPTION_FLAG, ENTRY(read_only)},
@@ -371,8 +369,13 @@ static int parse_device(struct line *line, struct slice word)
 
 static int check_line(struct line *line)
 {
-	const struct nbdtab_entry *entry = line->entry;
+	struct nbdtab_entry *entry = line->entry;
 
+	/* For nbd-client a timeout of 0 is one that is not given. */
+	if (!entry->timeout)
+		entry->timeout = NBDTAB_UNSET;
+	if (!entry->dead_timeout)
+		entry->dead_timeout = NBDTAB_UNSET;
 	if (!entry->device && !entry->name)
 		return error_set(line->err, EINVAL,
 				 "line %u: an entry without a device needs a name= option",

@@ -41,14 +41,14 @@ static void assert_bad(const char *table, const char *key, const char *words)
 
 START_TEST(test_classic)
 {
-	assert_uri("nbd0 server disk bs=4096,timeout=30,dead-timeout=0,conns=4,readonly,swap,"
+	assert_uri("nbd0 server disk bs=4096,timeout=30,dead-timeout=90,conns=4,readonly,swap,"
 		   "no_optgo,port=2000\n",
 		   "nbd0", "nbd://server:2000/disk");
 	ck_assert_str_eq(entry.device, "/dev/nbd0");
 	ck_assert_uint_eq(entry.line, 1);
 	ck_assert_int_eq(entry.block_size, 4096);
 	ck_assert_int_eq(entry.timeout, 30);
-	ck_assert_int_eq(entry.dead_timeout, 0);
+	ck_assert_int_eq(entry.dead_timeout, 90);
 	ck_assert_int_eq(entry.connections, 4);
 	ck_assert(entry.read_only && entry.swap && entry.no_optgo);
 	ck_assert_ptr_null(entry.name);
@@ -66,6 +66,15 @@ START_TEST(test_unset)
 	ck_assert_ptr_null(entry.refused);
 	ck_assert_ptr_null(entry.ignored);
 	ck_assert_ptr_null(entry.unknown);
+}
+END_TEST
+
+/* What 0 means to nbd-client, whose files we read. */
+START_TEST(test_timeout_of_zero)
+{
+	assert_uri("nbd0 h e timeout=0,dead-timeout=0", "nbd0", "nbd://h/e");
+	ck_assert_int_eq(entry.timeout, NBDTAB_UNSET);
+	ck_assert_int_eq(entry.dead_timeout, NBDTAB_UNSET);
 }
 END_TEST
 
@@ -195,7 +204,7 @@ START_TEST(test_bad_values)
 	assert_bad("nbd0 h e bs=-512", "nbd0", "bs=-512");
 	assert_bad("nbd0 h e conns=0", "nbd0", "from 1 to 64");
 	assert_bad("nbd0 h e port=65536", "nbd0", "from 1 to 65535");
-	assert_bad("nbd0 h e timeout=99999999999999999999999", "nbd0", "from 0 to 2000000");
+	assert_bad("nbd0 h e timeout=99999999999999999999999", "nbd0", "from 0 to 86400");
 	assert_bad("nbd0 h e unix=/x", "nbd0", "unix takes no value");
 	assert_bad("mydisk h e name=n", "n", "'mydisk' is no nbd device");
 	assert_bad("nbd00 h e name=n", "n", "'nbd00' is no nbd device");
@@ -285,6 +294,7 @@ int main(void)
 	tcase_add_checked_fixture(tests, NULL, clear);
 	tcase_add_test(tests, test_classic);
 	tcase_add_test(tests, test_unset);
+	tcase_add_test(tests, test_timeout_of_zero);
 	tcase_add_test(tests, test_places);
 	tcase_add_test(tests, test_uri);
 	tcase_add_test(tests, test_names);
