@@ -39,6 +39,8 @@ enum { DEVICE_TIMEOUT_DEFAULT = 45, DEVICE_DEAD_TIMEOUT_DEFAULT = 60 };
 int device_parse(const char *text, int *index, struct error *err);
 /* Is text spelled like one of the first three forms (so it cannot be an attach's name)? */
 bool device_spelling(const char *text);
+/* "/dev/nbdNpM" or "nbdNpM"? */
+bool device_is_partition(const char *text);
 const char *device_path(int index, char path[DEVICE_PATH_SIZE]);
 
 /* ---- The two interfaces ---- */
@@ -114,7 +116,7 @@ struct device_backend {
 };
 /* False when another program wrote it; then *out is empty. */
 bool device_backend_parse(const char *backend, struct device_backend *out);
-/* May label name an attach? [A-Za-z0-9._:@-]{1,64}, and no device_spelling(). */
+/* May label name an attach? [A-Za-z0-9._:@-]{1,64}, and spelled like no device. */
 bool device_label_valid(const char *label);
 /* The attached device with this label; -ENOENT (no error text) when there is none. */
 int device_find_label(const char *label, int *index);

@@ -60,6 +60,14 @@ static bool is_partition(const char *rest)
 	       !rest[1 + strspn(rest + 1, "0123456789")];
 }
 
+bool device_is_partition(const char *text)
+{
+	const char *name = skip_directory(text), *digits, *rest;
+	size_t count;
+
+	return split(name, &digits, &count, &rest) && digits != name && is_partition(rest);
+}
+
 static int parse_plain(const char *text, int *index, struct error *err)
 {
 	const char *name = skip_directory(text), *digits, *rest;
@@ -71,7 +79,7 @@ static int parse_plain(const char *text, int *index, struct error *err)
 				 text);
 	if (!*rest)
 		return 0;
-	if (is_partition(rest) && digits != name)
+	if (device_is_partition(text))
 		return error_set(err, EINVAL, "'%s' is a partition; name its disk, /dev/nbd%.*s",
 				 text, (int)count, digits);
 	return error_set(err, EINVAL,
@@ -104,7 +112,8 @@ bool device_label_valid(const char *label)
 	size_t length = strlen(label);
 
 	return length && length <= DEVICE_LABEL_MAX && strspn(label, allowed) == length &&
-	       !device_spelling(label) && strcmp(label, ".") && strcmp(label, "..");
+	       !device_spelling(label) && !device_is_partition(label) && strcmp(label, ".") &&
+	       strcmp(label, "..");
 }
 
 /* ';' parts the fields, so it is written as in a URI. Cuts at room. */

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT
+/* See attach-links.h. */
+#include "attach-links.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "command.h"
+#include "common/clock.h"
+
+enum {
+	/* TCP itself gives a dead peer up before the kernel's request timer does. */
+	USER_TIMEOUT_MS = 20000,
+	GOODBYE_MS = 1000,
+};
+
+/* To be set before the hand-over; on AF_UNIX there is nothing of the kind. */
+static void prepare_socket(int fd)
+{
+	unsigned int timeout = USER_TIMEOUT_MS;
+
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof(timeout));
+}
+
+static int enter(struct session *session, const char *text, struct nbd_export_info *info,
+		 struct error *err)
+{
+	int status, rc;
+
+	nbd_export_info_init(info);
+	status = session_open(session, text, SESSION_TIMEOUT_SECONDS, err);
+	if (status != COMMAND_OK)
+		return status;
+	rc = client_handshake_go(&session->handshake, session->uri.export_, info, err);
+	if (rc)
+		return session_fault(session, rc, err);
+	prepare_socket(session->transport.fd);
+	return COMMAND_OK;
+}
+
+static int plan_fault(int rc, const struct session *session, struct error *err)
+{
+	error_wrap(err, "%s", session->server);
+	return rc == -EROFS || rc == -ENOTSUP ? COMMAND_REFUSED : COMMAND_FAILED;
+}
+
+static int open_first(struct attach_links *links, const char *uri, const struct attach_wish *wish,
+		      struct attach_plan *plan, struct nbd_export_info *first, struct error *err)
+{
+	struct session *session = &links->sessions[0];
+	int status = enter(session, uri, first, err), rc;
+
+	links->count = 1;
+	if (status != COMMAND_OK)
+		return status;
+	rc = attach_plan_make(wish, first, plan, err);
+	if (rc)
+		return plan_fault(rc, session, err);
+	links->uri = nbd_uri_format(&session->uri);
+	if (links->uri)
+		return COMMAND_OK;
+	error_set_errno(err, ENOMEM, "cannot keep the URI");
+	return COMMAND_FAILED;
+}
+
+/* C28: a device with two sizes or two sets of rights would be nonsense. */
+static int open_further(struct attach_links *links, const struct nbd_export_info *first,
+			struct error *err)
+{
+	struct nbd_export_info info;
+	size_t number = links->count++;
+	struct session *session = &links->sessions[number];
+	int status = enter(session, links->uri, &info, err);
+
+	if (status == COMMAND_OK && (info.size != first->size || info.flags != first->flags)) {
+		error_set(err, EPROTO,
+			  "%s: connection %zu has another size or other flags than the first "
+			  "(%llu bytes, 0x%x; %llu bytes, 0x%x)",
+			  session->server, number + 1, (unsigned long long)info.size, info.flags,
+			  (unsigned long long)first->size, first->flags);
+		status = COMMAND_PROTOCOL;
+	}
+	nbd_export_info_clear(&info);
+	return status;
+}
+
+int attach_links_open(struct attach_links *links, const char *uri, const struct attach_wish *wish,
+		      struct attach_plan *plan, struct error *err)
+{
+	struct nbd_export_info first;
+	int status;
+
+	memset(links, 0, sizeof(*links));
+	links->sessions = calloc(wish->connections, sizeof(*links->sessions));
+	if (!links->sessions) {
+		error_set_errno(err, ENOMEM, "cannot keep the connections");
+		return COMMAND_FAILED;
+	}
+	status = open_first(links, uri, wish, plan, &first, err);
+	while (status == COMMAND_OK && links->count < wish->connections)
+		status = open_further(links, &first, err);
+	nbd_export_info_clear(&first);
+	for (size_t i = 0; status == COMMAND_OK && i < links->count; i++)
+		links->sockets[i] = links->sessions[i].transport.fd;
+	return status;
+}
+
+/* In transmission the polite end is DISC; nothing answers it. */
+static void say_goodbye(struct session *session)
+{
+	struct nbd_request request = {.type = NBD_CMD_DISC};
+	uint8_t bytes[sizeof(struct nbd_request_wire)];
+	size_t length;
+
+	if (session->handshake.phase != CLIENT_HANDSHAKE_TRANSMISSION || session->transport.fd < 0)
+		return;
+	length = nbd_request_build(bytes, false, &request);
+	transport_write_full(&session->transport, bytes, length,
+			     clock_now() + GOODBYE_MS * CLOCK_MILLISECOND);
+}
+
+void attach_links_close(struct attach_links *links, bool handed_over)
+{
+	for (size_t i = 0; i < links->count; i++) {
+		int fd;
+
+		if (handed_over) {
+			/* Our copy only: a shutdown would be felt by the kernel's. */
+			fd = transport_release(&links->sessions[i].transport);
+			if (fd >= 0)
+				close(fd);
+		} else {
+			say_goodbye(&links->sessions[i]);
+		}
+		session_close(&links->sessions[i]);
+	}
+	free(links->sessions);
+	free(links->uri);
+	memset(links, 0, sizeof(*links));
+}
