@@ -45,7 +45,14 @@ struct line {
 	struct error *err;
 };
 
-enum option_kind { OPTION_FLAG, OPTION_NUMBER, OPTION_NAME, OPTION_IGNORED, OPTION_REFUSED };
+enum option_kind {
+	OPTION_FLAG,
+	OPTION_NUMBER,
+	OPTION_NAME,
+	OPTION_FULFILLED, /* what it asks for is so without it */
+	OPTION_IGNORED,
+	OPTION_REFUSED,
+};
 
 struct option {
 	const char *name;
@@ -66,8 +73,9 @@ static const struct option options[] = {
 	{"port", OPTION_NUMBER, PLACE(port), .min = 1, .max = PORT_MAX},
 	{"unix", OPTION_FLAG, PLACE(is_unix)},
 	{"readonly", OPTION_FLAG, ENTRY(read_only)},
-	{"no_optgo", OPTION_FLAG, ENTRY(no_optgo)},
-	{"swap", OPTION_FLAG, ENTRY(swap)},
+	{"no_optgo", OPTION_IGNORED, .target = 0},
+	/* No process is in the way of a device that was attached by netlink. */
+	{"swap", OPTION_FULFILLED, .target = 0},
 	{"name", OPTION_NAME, .target = 0},
 	{"persist", OPTION_IGNORED, .target = 0},
 	{"preinit", OPTION_REFUSED, .target = 0},
@@ -287,6 +295,8 @@ static int option_store(struct line *line, const struct option *option, struct s
 				     (int64_t *)(void *)(base + option->target));
 	case OPTION_NAME:
 		return option_name(line, value);
+	case OPTION_FULFILLED:
+		return 0;
 	case OPTION_IGNORED:
 		return list_add(line, &line->entry->ignored, name);
 	case OPTION_REFUSED:

@@ -28,11 +28,9 @@ struct nbdtab_entry {
 	int64_t timeout;      /* timeout=, seconds */
 	int64_t dead_timeout; /* dead-timeout=, seconds */
 	bool read_only;       /* readonly */
-	bool no_optgo;        /* no_optgo: EXPORT_NAME instead of GO */
-	bool swap;            /* swap: the device will hold swap */
 	/* Names of options, comma separated, for the message to the user. */
 	char *refused; /* known, not supported yet, and wrong to ignore (TLS, preinit) */
-	char *ignored; /* known, without effect yet (persist) */
+	char *ignored; /* known, without effect yet (persist, no_optgo) */
 	char *unknown; /* not known; names that start with _ are not listed */
 };
 

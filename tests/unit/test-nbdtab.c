@@ -42,7 +42,7 @@ static void assert_bad(const char *table, const char *key, const char *words)
 START_TEST(test_classic)
 {
 	assert_uri("nbd0 server disk bs=4096,timeout=30,dead-timeout=90,conns=4,readonly,swap,"
-		   "no_optgo,port=2000\n",
+		   "port=2000\n",
 		   "nbd0", "nbd://server:2000/disk");
 	ck_assert_str_eq(entry.device, "/dev/nbd0");
 	ck_assert_uint_eq(entry.line, 1);
@@ -50,7 +50,7 @@ START_TEST(test_classic)
 	ck_assert_int_eq(entry.timeout, 30);
 	ck_assert_int_eq(entry.dead_timeout, 90);
 	ck_assert_int_eq(entry.connections, 4);
-	ck_assert(entry.read_only && entry.swap && entry.no_optgo);
+	ck_assert(entry.read_only);
 	ck_assert_ptr_null(entry.name);
 }
 END_TEST
@@ -62,7 +62,7 @@ START_TEST(test_unset)
 	ck_assert_int_eq(entry.timeout, NBDTAB_UNSET);
 	ck_assert_int_eq(entry.dead_timeout, NBDTAB_UNSET);
 	ck_assert_int_eq(entry.connections, NBDTAB_UNSET);
-	ck_assert(!entry.read_only && !entry.swap && !entry.no_optgo);
+	ck_assert(!entry.read_only);
 	ck_assert_ptr_null(entry.refused);
 	ck_assert_ptr_null(entry.ignored);
 	ck_assert_ptr_null(entry.unknown);
@@ -169,9 +169,11 @@ END_TEST
 
 START_TEST(test_other_options)
 {
-	assert_uri("nbd0 h e persist,sdp,priority=NORMAL:-VERS-ALL=x,_x,tls,certfile=/c=d,colour=1",
+	assert_uri("nbd0 h e "
+		   "persist,no_optgo,swap,sdp,priority=NORMAL:-VERS-ALL=x,_x,tls,certfile=/"
+		   "c=d,colour=1",
 		   "nbd0", "nbd://h/e");
-	ck_assert_str_eq(entry.ignored, "persist");
+	ck_assert_str_eq(entry.ignored, "persist, no_optgo");
 	ck_assert_str_eq(entry.unknown, "sdp, colour");
 	ck_assert_str_eq(entry.refused, "priority, tls, certfile");
 }
