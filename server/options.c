@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The table of options and what follows from it. Texts of errors that scripts may know from
+ * qemu-nbd are the same here. An option of qemu-nbd that this version lacks is in the table, too:
+ * it is refused by name, never ignored.
+ */
+#include "options.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "common/nbd-protocol.h"
+#include "common/size.h"
+#include "listener.h"
+
+enum row_kind {
+	ROW_HEADING, /* help is a headline of --help */
+	ROW_FLAG,    /* sets the bool at place */
+	ROW_TEXT,    /* sets the const char * at place */
+	ROW_CALL,    /* asks set() */
+	ROW_LATER,   /* known, comes with a later version */
+};
+
+typedef int option_setter(struct options *options, const char *value, struct error *err);
+
+struct option_row {
+	enum row_kind kind;
+	char letter;          /* 0: none */
+	const char *name;     /* long name */
+	const char *argument; /* its name in --help; NULL: takes none */
+	const char *help;     /* each '\n' starts a line */
+	size_t place;         /* of ROW_FLAG and ROW_TEXT, in struct options */
+	option_setter *set;
+};
+
+/* A service name is for getaddrinfo(3) to judge; a number must not be taken modulo 65536. */
+static bool port_valid(const char *port)
+{
+	size_t zeroes = strspn(port, "0");
+	uint64_t number;
+
+	if (!*port || strspn(port, "0123456789") < strlen(port))
+		return *port;
+	return !port[zeroes] || size_parse_number(port + zeroes, UINT16_MAX, &number) == 0;
+}
+
+static int set_port(struct options *options, const char *value, struct error *err)
+{
+	if (!port_valid(value))
+		return error_set(err, EINVAL, "Invalid port number '%s': it is 0 to 65535", value);
+	options->port = value;
+	return 0;
+}
+
+static int set_socket(struct options *options, const char *value, struct error *err)
+{
+	options->socket = value;
+	return listener_check_path(value, err);
+}
+
+static int set_shared(struct options *options, const char *value, struct error *err)
+{
+	uint64_t number;
+
+	if (size_parse_number(value, INT32_MAX, &number) < 0)
+		return error_set(err, EINVAL, "Invalid shared device number '%s'", value);
+	options->server.max_clients = (uint32_t)number;
+	return 0;
+}
+
+static int set_handshake_limit(struct options *options, const char *value, struct error *err)
+{
+	uint64_t seconds;
+
+	if (size_parse_number(value, UINT32_MAX / 1000, &seconds) < 0)
+		return error_set(err, EINVAL, "Invalid handshake limit '%s'", value);
+	options->server.handshake_limit_ms = (uint32_t)seconds * 1000;
+	return 0;
+}
+
+static int set_offset(struct options *options, const char *value, struct error *err)
+{
+	if (size_parse_number(value, UINT64_MAX, &options->server.export_.offset) < 0)
+		return error_set(err, EINVAL, "Invalid offset '%s'", value);
+	return 0;
+}
+
+static int set_export_name(struct options *options, const char *value, struct error *err)
+{
+	if (strlen(value) > NBD_STRING_MAX)
+		return error_set(err, EINVAL, "export name '%.200s...' too long", value);
+	options->server.export_.name = value;
+	return 0;
+}
+
+static int set_description(struct options *options, const char *value, struct error *err)
+{
+	if (strlen(value) > NBD_STRING_MAX)
+		return error_set(err, EINVAL, "export description '%.200s...' too long", value);
+	options->server.export_.description = value;
+	return 0;
+}
+
+static int set_help(struct options *options, const char *value, struct error *err)
+{
+	(void)value;
+	(void)err;
+	options->mode = OPTIONS_HELP;
+	return 0;
+}
+
+static int set_version(struct options *options, const char *value, struct error *err)
+{
+	(void)value;
+	(void)err;
+	options->mode = OPTIONS_VERSION;
+	return 0;
+}
+
+static int set_verbose(struct options *options, const char *value, struct error *err)
+{
+	(void)value;
+	(void)err;
+	options->verbose++;
+	return 0;
+}
+
+/* clang-format off */
+#define FLAG(letter, name, member, help) \
+	{ROW_FLAG, letter, name, NULL, help, offsetof(struct options, member), NULL}
+#define TEXT(letter, name, argument, member, help) \
+	{ROW_TEXT, letter, name, argument, help, offsetof(struct options, member), NULL}
+#define CALL(letter, name, argument, set, help) \
+	{ROW_CALL, letter, name, argument, help, 0, set}
+#define LATER(letter, name, argument) \
+	{ROW_LATER, letter, name, argument, NULL, 0, NULL}
+#define HEADING(help) \
+	{ROW_HEADING, 0, NULL, NULL, help, 0, NULL}
+
+static const struct option_row table[] = {
+	HEADING("Where to listen:"),
+	CALL('p', "port", "PORT", set_port, "TCP port (default " NBD_DEFAULT_PORT ")"),
+	TEXT('b', "bind", "HOST", bind, "address to listen on (default " OPTIONS_BIND_DEFAULT ")"),
+	CALL('k', "socket", "PATH", set_socket, "listen on this Unix socket instead"),
+	FLAG(0, "stdio", stdio, "serve one client: the socket on standard input"),
+	TEXT(0, "run", "COMMAND", run,
+	     "serve on a private socket while COMMAND runs, with\n"
+	     "$uri and $unixsocket set, and end with its status"),
+
+	HEADING("What to export:"),
+	TEXT('f', "format", "FORMAT", server.export_.format, "format of the image (raw; default: detect)"),
+	CALL('o', "offset", "OFFSET", set_offset, "serve the image from this byte on"),
+	CALL('x', "export-name", "NAME", set_export_name, "name of the export (default: empty)"),
+	CALL('D', "description", "TEXT", set_description, "description of the export"),
+	FLAG('r', "read-only", read_only, "never write to the image"),
+	FLAG(0, "auto-read-only", auto_read_only, "serve read-only where the image cannot be written"),
+
+	HEADING("How to serve:"),
+	CALL('e', "shared", "NUM", set_shared, "clients at a time, 0: any number (default 1)"),
+	FLAG('t', "persistent", server.persistent, "go on when the last client has left"),
+	CALL(0, "handshake-limit", "SECONDS", set_handshake_limit,
+	     "time for a client to choose an export, 0: no limit\n"
+	     "(default 10)"),
+	FLAG(0, "fork", fork, "return when the server is ready, serve in background"),
+	TEXT(0, "pid-file", "PATH", pid_file, "write the process number into this file"),
+	CALL('v', "verbose", NULL, set_verbose, "say more on standard error; twice: debug"),
+
+	HEADING("Devices of this machine:"),
+	TEXT('c', "connect", "DEV", device,
+	     "attach FILE to the nbd device DEV ('auto': a free\n"
+	     "one) and return when it can be used"),
+	FLAG('d', "disconnect", detach, "detach the nbd device that is given as FILE"),
+
+	HEADING("Others:"),
+	FLAG('L', "list", list, "show what the server at -k, or -b and -p, exports"),
+	CALL('h', "help", NULL, set_help, "print this help"),
+	CALL('V', "version", NULL, set_version, "print the version"),
+
+	LATER('P', "partition", "NUM"),
+	LATER('s', "snapshot", NULL),
+	LATER('l', "load-snapshot", "SNAPSHOT"),
+	LATER('n', "nocache", NULL),
+	LATER(0, "cache", "MODE"),
+	LATER(0, "aio", "MODE"),
+	LATER(0, "discard", "MODE"),
+	LATER(0, "detect-zeroes", "MODE"),
+	LATER(0, "image-opts", NULL),
+	LATER(0, "object", "OBJECT"),
+	LATER(0, "tls-creds", "ID"),
+	LATER(0, "tls-authz", "ID"),
+	LATER(0, "tls-hostname", "HOST"),
+	LATER('T', "trace", "PATTERN"),
+	LATER('B', "bitmap", "NAME"),
+	LATER('A', "allocation-depth", NULL),
+	LATER(0, "selinux-label", "LABEL"),
+};
+/* clang-format on */
+
+enum { ROWS = sizeof(table) / sizeof(table[0]) };
+_Static_assert(ROWS <= 64, "options.seen has a bit for each row");
+/* Codes of getopt_long: letters are themselves, long names their row above all letters. */
+enum { ROW_CODE = 256 };
+
+static int row_of_name(const char *name)
+{
+	for (int row = 0; row < ROWS; row++)
+		if (table[row].name && !strcmp(table[row].name, name))
+			return row;
+	return -1;
+}
+
+static int row_of_code(int code)
+{
+	if (code >= ROW_CODE)
+		return code - ROW_CODE;
+	for (int row = 0; row < ROWS; row++)
+		if (table[row].letter && table[row].letter == code)
+			return row;
+	return -1;
+}
+
+bool options_given(const struct options *options, const char *name)
+{
+	int row = row_of_name(name);
+
+	return row >= 0 && (options->seen & (UINT64_C(1) << row));
+}
+
+static int unavailable(const struct option_row *row, struct error *err)
+{
+	if (row->letter)
+		return error_set(err, EINVAL,
+				 "option '-%c' (--%s) is not available in this version",
+				 row->letter, row->name);
+	return error_set(err, EINVAL, "option '--%s' is not available in this version", row->name);
+}
+
+static int take(struct options *options, int code, const char *value, struct error *err)
+{
+	int index = row_of_code(code);
+	const struct option_row *row;
+
+	if (index < 0) /* getopt has said what is wrong */
+		return error_set(err, EINVAL, "Try `%s --help' for more information.",
+				 log_program());
+	row = &table[index];
+	options->seen |= UINT64_C(1) << index;
+	switch (row->kind) {
+	case ROW_FLAG:
+		*(bool *)((char *)options + row->place) = true;
+		return 0;
+	case ROW_TEXT:
+		*(const char **)((char *)options + row->place) = value;
+		return 0;
+	case ROW_CALL:
+		return row->set(options, value, err);
+	case ROW_LATER:
+		return unavailable(row, err);
+	case ROW_HEADING:
+		break;
+	}
+	return 0;
+}
+
+/* The table in getopt_long's form. */
+static void build_getopt(struct option long_options[ROWS + 1], char letters[2 * ROWS + 1])
+{
+	memset(long_options, 0, (ROWS + 1) * sizeof(*long_options));
+	for (int row = 0; row < ROWS; row++) {
+		const struct option_row *from = &table[row];
+
+		if (!from->name)
+			continue;
+		*long_options++ = (struct option){from->name,
+						  from->argument ? required_argument : no_argument,
+						  NULL, ROW_CODE + row};
+		if (from->letter) {
+			*letters++ = from->letter;
+			if (from->argument)
+				*letters++ = ':';
+		}
+	}
+	*letters = '\0';
+}
+
+static void set_defaults(struct options *options)
+{
+	*options = (struct options){
+		.mode = OPTIONS_SERVE,
+		.server = {.export_ = {.name = "", .access = IMAGE_READ_WRITE},
+			   .max_clients = 1,
+			   .handshake_limit_ms = 10 * 1000},
+	};
+}
+
+int options_parse(struct options *options, int argc, char **argv, struct error *err)
+{
+	struct option long_options[ROWS + 1];
+	char letters[2 * ROWS + 1];
+	int code;
+
+	set_defaults(options);
+	build_getopt(long_options, letters);
+	optind = 0; /* glibc: start anew, for a second call in one process */
+	while ((code = getopt_long(argc, argv, letters, long_options, NULL)) != -1) {
+		if (take(options, code, optarg, err) < 0)
+			return -EINVAL;
+		/* These two answer at once, whatever else is on the line. */
+		if (options->mode != OPTIONS_SERVE)
+			return 0;
+	}
+	options->server.export_.file = optind < argc ? argv[optind] : NULL;
+	if (options_check(options, argc - optind, err) < 0)
+		return -EINVAL;
+	if (options->auto_read_only)
+		options->server.export_.access = IMAGE_AUTO_READ_ONLY;
+	if (options->read_only)
+		options->server.export_.access = IMAGE_READ_ONLY;
+	return 0;
+}
+
+enum { HELP_COLUMN = 28 };
+
+static void print_row(FILE *out, const struct option_row *row)
+{
+	const char *line = row->help;
+	int used;
+
+	if (row->kind == ROW_LATER)
+		return;
+	if (row->kind == ROW_HEADING) {
+		fprintf(out, "\n%s\n", line);
+		return;
+	}
+	used = row->letter ? fprintf(out, "  -%c, --%s", row->letter, row->name)
+			   : fprintf(out, "      --%s", row->name);
+	if (row->argument)
+		used += fprintf(out, "=%s", row->argument);
+	for (int column = used; line; column = 0) {
+		int length = (int)strcspn(line, "\n");
+
+		fprintf(out, "%*s%.*s\n", HELP_COLUMN - column, "", length, line);
+		line = line[length] ? line + length + 1 : NULL;
+	}
+}
+
+void options_print_help(FILE *out)
+{
+	fprintf(out,
+		"Usage: %s [OPTIONS] FILE\n"
+		"  or:  %s -d DEVICE\n"
+		"  or:  %s -L [OPTIONS]\n"
+		"Serves a disk image over NBD.\n",
+		log_program(), log_program(), log_program());
+	for (int row = 0; row < ROWS; row++)
+		print_row(out, &table[row]);
+	fprintf(out, "\nSee hawserd(8).\n");
+}
+
+void options_print_version(FILE *out)
+{
+	/* Not the name as invoked: programs read this line to learn whose options these are. */
+	fprintf(out, "hawserd %s (Hawser)\n", HAWSER_VERSION);
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * hawserd's command line. One table drives parsing and --help; the completion and the check of the
+ * manual read --help, so an option is written down once. Options come before or after FILE, long
+ * ones may be shortened. Main thread, at start; prints nothing but what getopt_long(3) says about
+ * an option it does not know, and --help or --version when asked.
+ */
+#ifndef HAWSER_SERVER_OPTIONS_H
+#define HAWSER_SERVER_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "common/error.h"
+#include "server.h"
+
+enum options_mode {
+	OPTIONS_SERVE,
+	OPTIONS_DETACH,  /* -d: server.export_.file is the device */
+	OPTIONS_LIST,    /* -L */
+	OPTIONS_HELP,    /* -h */
+	OPTIONS_VERSION, /* -V */
+};
+
+/* Strings are those of argv, or constants. */
+struct options {
+	struct server_config server;
+	enum options_mode mode;
+	const char *port; /* NULL: not given */
+	const char *bind; /* NULL: not given */
+	const char *socket;
+	const char *device; /* -c */
+	const char *run;
+	const char *pid_file;
+	bool stdio;
+	bool fork;
+	bool read_only;
+	bool auto_read_only;
+	bool list;
+	bool detach;
+	unsigned int verbose;
+	uint64_t seen; /* a bit for each row of the table that was given */
+};
+
+#define OPTIONS_BIND_DEFAULT "0.0.0.0"
+
+/*
+ * Fills *options and checks what excludes what. 0, or -EINVAL with the sentence to print. Reorders
+ * argv as getopt_long(3) does.
+ */
+int options_parse(struct options *options, int argc, char **argv, struct error *err);
+
+/* Was this option (its long name) given? */
+bool options_given(const struct options *options, const char *name);
+
+/* The part of options_parse() that follows the reading: sets the mode, refuses what cannot be meant
+ * together. operands is the number of FILEs. */
+int options_check(struct options *options, int operands, struct error *err);
+
+/* count sockets were handed over by the service manager: refuses options that name others. */
+int options_check_activation(const struct options *options, unsigned int count, struct error *err);
+
+void options_print_help(FILE *out);
+void options_print_version(FILE *out);
+
+#endif
