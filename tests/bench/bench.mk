@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: MIT
+# make bench            the table of targets, paired runs against the peers (a quarter of an hour)
+# make bench SHORT=1    the same in less than three minutes
+# make bench ROWS=read-4k-d64,connect SERVERS=hawserd,nbdkit ROUNDS=7
+# BENCH_DIR must be on a disk file system.
+
+BENCH_DIR ?= $(BUILD)/bench
+BENCH_LOAD_OBJ := $(call objects,$(wildcard tests/bench/*.c))
+
+$(BUILD)/tests/bench-load: $(BENCH_LOAD_OBJ) $(BUILD)/libcommon.a
+	@mkdir -p $(@D)
+	$(call link)
+
+.PHONY: bench
+bench: $(BUILD)/hawserd $(BUILD)/tests/bench-load ## throughput, CPU and memory against the peers (SHORT=1)
+	tests/bench/run --build $(BUILD) --dir $(BENCH_DIR) $(if $(filter-out 0,$(SHORT)),--short) \
+		$(if $(ROWS),--rows $(ROWS)) $(if $(SERVERS),--servers $(SERVERS)) \
+		$(if $(ROUNDS),--rounds $(ROUNDS))
