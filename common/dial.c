@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -132,6 +133,19 @@ static int tcp_fault(const char *host, const char *port, const struct addrinfo *
 	return -code;
 }
 
+static int name_fault(const char *host, int code, int system_code, struct error *err)
+{
+	struct stat status;
+
+	error_set(err, EHOSTUNREACH, "cannot find the address of '%s': %s", host,
+		  code == EAI_SYSTEM ? strerror(system_code) : gai_strerror(code));
+	if (stat(host, &status) == 0 && S_ISSOCK(status.st_mode))
+		error_hint(err, "; write ./%s for the socket of that name", host);
+	else
+		error_hint(err, "; is the name right?");
+	return -EHOSTUNREACH;
+}
+
 int dial_tcp(const char *host, const char *port, uint64_t deadline, int *fd, struct error *err)
 {
 	struct addrinfo wanted = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
@@ -140,9 +154,7 @@ int dial_tcp(const char *host, const char *port, uint64_t deadline, int *fd, str
 
 	*fd = -1;
 	if (rc)
-		return error_set(err, EHOSTUNREACH,
-				 "cannot find the address of '%s': %s; is the name right?", host,
-				 rc == EAI_SYSTEM ? strerror(errno) : gai_strerror(rc));
+		return name_fault(host, rc, errno, err);
 	rc = -EHOSTUNREACH;
 	for (const struct addrinfo *at = addresses; at; at = at->ai_next) {
 		uint64_t now = clock_now();
