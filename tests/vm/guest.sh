@@ -68,7 +68,7 @@ load_nbd() { # [PARAMETER=VALUE...]
 
 start_udev() {
 	systemd-udevd --daemon 2>/dev/null || fail "udevd does not start"
-	udevadm trigger --action=add
+	udevadm trigger --action=add --subsystem-match=block
 	udevadm settle --timeout=60
 }
 

@@ -8,12 +8,16 @@
 
 # What a program needs beside its libraries: files below these paths are copied where present.
 declare -A COMPANIONS=(
-	[systemd-udevd]='/usr/lib/udev /etc/udev/udev.conf'
-	[nbdkit]='/usr/lib/*/nbdkit /usr/lib64/nbdkit /usr/lib/nbdkit'
+	[systemd-udevd]='/usr/lib/udev/rules.d /usr/lib/udev/*_id /etc/udev/udev.conf'
+	[nbdkit]='/usr/lib*/nbdkit/filters /usr/lib/*/nbdkit/filters'
 	[mkfs.ext4]='/etc/mke2fs.conf'
 	[mke2fs]='/etc/mke2fs.conf'
 	[python3]='/usr/lib/python3*/*.py /usr/lib/python3*/[a-z]*/*.py /usr/lib/python3*/lib-dynload'
 )
+for plugin in file memory null pattern data; do
+	COMPANIONS[nbdkit]+=" /usr/lib*/nbdkit/plugins/nbdkit-$plugin-plugin.so"
+	COMPANIONS[nbdkit]+=" /usr/lib/*/nbdkit/plugins/nbdkit-$plugin-plugin.so"
+done
 # Names of programs that stand for more than one.
 declare -A BUNDLES=(
 	[udev]='udevadm systemd-udevd'
