@@ -58,7 +58,7 @@ static int collect(const struct device_state *state, void *context)
 	if (!device_backend_parse(state->backend, &grown->backend))
 		snprintf(grown->backend.uri, sizeof(grown->backend.uri), "%.*s", DEVICE_BACKEND_MAX,
 			 state->backend);
-	return holders_find("", state->index, HOLDERS_USE, 0, &grown->holders, NULL);
+	return holders_find("", state->index, HOLDERS_USE, NULL, &grown->holders, NULL);
 }
 
 static void table_clear(struct table *table)

@@ -61,7 +61,7 @@ static int busy_explain(int index, struct error *err)
 
 	if (!device_state_read(index, &state, NULL) && state.attached)
 		return busy_attached(&state, err);
-	rc = holders_find("", index, HOLDERS_USE | HOLDERS_OPEN, 0, &holders, err);
+	rc = holders_find("", index, HOLDERS_USE | HOLDERS_OPEN, NULL, &holders, err);
 	if (rc)
 		return rc;
 	error_set(err, EBUSY, "/dev/nbd%d is busy: %s", index,

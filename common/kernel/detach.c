@@ -55,8 +55,8 @@ static int in_helper(struct helper *helper, int (*work)(const void *), const cha
 	return rc ? rc : answer;
 }
 
-static int refuse_users(int index, unsigned int kinds, pid_t own, const char *consequence,
-			struct error *err)
+static int refuse_users(int index, unsigned int kinds, const struct holders_ignored *own,
+			const char *consequence, struct error *err)
 {
 	struct holders holders;
 	char text[700];
@@ -73,7 +73,7 @@ static const char keep_hint[] = "; unmount or stop it first, or use --force and 
 				"has not written";
 
 /* Processes that only look come and go; others are refused. */
-static int refuse_openers(int index, pid_t own, struct error *err)
+static int refuse_openers(int index, const struct holders_ignored *own, struct error *err)
 {
 	uint64_t deadline = clock_now() + OPENERS_SECONDS * CLOCK_SECOND;
 	int rc;
@@ -90,7 +90,7 @@ static int explain_claim(int rc, int index, const char *path, struct error *err)
 	int found;
 
 	if (rc == -EBUSY) {
-		found = refuse_users(index, HOLDERS_USE | HOLDERS_OPEN, 0, keep_hint, err);
+		found = refuse_users(index, HOLDERS_USE | HOLDERS_OPEN, NULL, keep_hint, err);
 		return found ? found
 			     : error_set(err, EBUSY,
 					 "%s is in use by something that cannot be seen from here "
@@ -121,7 +121,7 @@ static int claim(struct helper *helper, int index, const char *path, uint64_t de
 		helper_release(helper);
 		if (rc != -EBUSY || clock_now() >= patience)
 			return explain_claim(rc, index, path, err);
-		rc = refuse_users(index, HOLDERS_USE, 0, keep_hint, err);
+		rc = refuse_users(index, HOLDERS_USE, NULL, keep_hint, err);
 		if (rc)
 			return rc;
 		if (interruptible_sleep(OPENERS_STEP))
@@ -149,15 +149,18 @@ static int flush(const char *path, uint64_t deadline, struct error *err)
 			       path);
 }
 
-static int secure(struct helper *helper, int index, const char *path, uint64_t deadline,
-		  struct error *err)
+static int secure(struct helper *helper, const struct device_state *state, const char *path,
+		  uint64_t deadline, struct error *err)
 {
-	int rc = refuse_users(index, HOLDERS_USE, 0, keep_hint, err);
+	/* A device attached by ioctl is open in the process that keeps it. */
+	struct holders_ignored own = {{0, state->netlink ? 0 : state->pid}};
+	int rc = refuse_users(state->index, HOLDERS_USE, NULL, keep_hint, err);
 
 	if (!rc)
-		rc = claim(helper, index, path, deadline, err);
+		rc = claim(helper, state->index, path, deadline, err);
+	own.pids[0] = helper->pid;
 	if (!rc)
-		rc = refuse_openers(index, helper->pid, err);
+		rc = refuse_openers(state->index, &own, err);
 	return rc ? rc : flush(path, deadline, err);
 }
 
@@ -170,7 +173,7 @@ static int await_gone(int index, const char *path, bool force, uint64_t deadline
 		return error_set(err, EINTR, "interrupted while waiting for %s to vanish", path);
 	if (rc != -ETIMEDOUT)
 		return rc;
-	rc = refuse_users(index, HOLDERS_USE | HOLDERS_OPEN, 0,
+	rc = refuse_users(index, HOLDERS_USE | HOLDERS_OPEN, NULL,
 			  ": the connection is closed, but the device stays busy until that ends",
 			  err);
 	if (rc)
@@ -195,7 +198,7 @@ int device_detach(const struct device_interface *interface, int index,
 		return error_set(err, ENOTCONN, "%s is not attached (it does not exist)", path);
 	if (!state.attached)
 		return error_set(err, ENOTCONN, "%s is not attached", path);
-	rc = secure(&helper, index, path, clock_now() + wait, err);
+	rc = secure(&helper, &state, path, clock_now() + wait, err);
 	if (rc && (!detach->force || rc == -EINTR))
 		return rc;
 	/* By force: what can be saved in a moment is saved. */

@@ -20,7 +20,7 @@ struct scan {
 	const char *root;
 	struct sysfs_member members[SYSFS_MEMBERS_MAX];
 	size_t member_count;
-	pid_t ignore;
+	pid_t ignored[2];          /* thread group ids */
 	unsigned long *namespaces; /* mount namespaces already read */
 	size_t namespace_count;
 	struct holders *holders;
@@ -224,6 +224,11 @@ static void scan_descriptors(struct scan *scan, const char *pid)
 	}
 }
 
+static bool is_ignored(const struct scan *scan, pid_t pid)
+{
+	return pid == scan->ignored[0] || pid == scan->ignored[1];
+}
+
 static void scan_processes(struct scan *scan, unsigned int kinds)
 {
 	char path[PATH_MAX];
@@ -240,7 +245,7 @@ static void scan_processes(struct scan *scan, unsigned int kinds)
 	while (directory && (entry = readdir(directory))) {
 		if (!isdigit((unsigned char)entry->d_name[0]))
 			continue;
-		if (kinds & 1 << HOLDER_PROCESS && atoi(entry->d_name) != scan->ignore)
+		if (kinds & 1 << HOLDER_PROCESS && !is_ignored(scan, atoi(entry->d_name)))
 			scan_descriptors(scan, entry->d_name);
 		if (!(kinds & 1 << HOLDER_MOUNT))
 			continue;
@@ -328,11 +333,28 @@ static void scan_loops(struct scan *scan)
 	}
 }
 
-int holders_find(const char *root, int index, unsigned int kinds, pid_t ignore,
-		 struct holders *holders, struct error *err)
+/* The driver tells the thread that attached; its process has the descriptors. */
+static pid_t process_of(const char *root, pid_t thread)
 {
-	struct scan scan = {.root = root, .ignore = ignore, .holders = holders};
+	char path[PATH_MAX], line[128];
+	AUTO_FILE FILE *file = NULL;
+	int process;
 
+	snprintf(path, sizeof(path), "%s/proc/%d/status", root, (int)thread);
+	file = thread > 0 ? fopen(path, "re") : NULL;
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "Tgid: %d", &process) == 1)
+			return process;
+	return thread;
+}
+
+int holders_find(const char *root, int index, unsigned int kinds,
+		 const struct holders_ignored *ignored, struct holders *holders, struct error *err)
+{
+	struct scan scan = {.root = root, .holders = holders};
+
+	for (size_t i = 0; ignored && i < 2; i++)
+		scan.ignored[i] = process_of(root, ignored->pids[i]);
 	memset(holders, 0, sizeof(*holders));
 	scan.member_count = sysfs_members(root, index, scan.members, SYSFS_MEMBERS_MAX);
 	if (!scan.member_count)

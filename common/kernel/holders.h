@@ -37,9 +37,13 @@ struct holders {
 	size_t count;
 };
 
-/* Looks for the kinds in the set; ignore is a process that does not count (0: none). */
-int holders_find(const char *root, int index, unsigned int kinds, pid_t ignore,
-		 struct holders *holders, struct error *err);
+/* Processes that do not count: their pids, or threads of theirs; 0: none. */
+struct holders_ignored {
+	pid_t pids[2];
+};
+/* Looks for the kinds in the set; ignored may be NULL. */
+int holders_find(const char *root, int index, unsigned int kinds,
+		 const struct holders_ignored *ignored, struct holders *holders, struct error *err);
 void holders_clear(struct holders *holders);
 /* "/dev/nbd0p1 is mounted on /mnt; /dev/nbd0p2 is used as swap; ..." Returns text. */
 const char *holders_describe(const struct holders *holders, char *text, size_t room);
