@@ -43,7 +43,7 @@ static int listen_address(const struct addrinfo *address, bool v6only, int *fd)
 	AUTO_CLOSE int sock = -1;
 	int on = 1, only = v6only;
 
-	sock = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	sock = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (sock < 0)
 		return -errno;
 	setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
@@ -235,7 +235,7 @@ int listener_open_unix(struct listener_set *set, const char *path, struct error 
 		return rc;
 	fill_address(&address, path);
 	listener.path = strdup(path);
-	listener.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	listener.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (!listener.path || listener.fd < 0) {
 		rc = error_set_errno(err, errno, "Failed to create a socket");
 		goto give_up;
@@ -295,6 +295,8 @@ int listener_adopt(struct listener_set *set, int fd, struct error *err)
 				 "Failed to use socket activation: descriptor %d is not a "
 				 "listening stream socket",
 				 fd);
+	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
+		return error_set_errno(err, errno, "Failed to set up descriptor %d", fd);
 	return add(set, &listener, err);
 }
 

@@ -2,7 +2,8 @@
 /*
  * The sockets that a server listens on: TCP, a Unix socket, or one that the service manager hands
  * over. Binding never takes anything away from a living server, and closing removes a socket's
- * path only while it is still ours. Main thread, before the server runs and after.
+ * path only while it is still ours. All sockets are non-blocking. Main thread, before the server
+ * runs and after.
  */
 #ifndef HAWSER_SERVER_LISTENER_H
 #define HAWSER_SERVER_LISTENER_H
@@ -20,7 +21,7 @@ struct listener {
 };
 
 /* One name may have an address for each family and interface; more of them are refused. */
-enum { LISTENER_MAX = 16 };
+enum { LISTENER_MAX = 8 };
 
 struct listener_set {
 	size_t count;

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+/*
+ * hawserd: parse, then do one thing: serve, list, detach, or print. Errors are printed here and in
+ * service.c, nowhere below; the exit status is 0 or 1, but that of --run's command.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/log.h"
+#include "common/notify.h"
+#include "daemon.h"
+#include "device.h"
+#include "list.h"
+#include "options.h"
+#include "service.h"
+
+static int fail(const struct error *err)
+{
+	log_error("%s", err->text);
+	return EXIT_FAILURE;
+}
+
+static int print_out(void (*print)(FILE *out))
+{
+	print(stdout);
+	return fflush(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+static int list(const struct options *options)
+{
+	struct error err = ERROR_INIT;
+
+	return list_exports(options, stdout, &err) < 0 ? fail(&err) : EXIT_SUCCESS;
+}
+
+static int detach(const struct options *options)
+{
+	const char *device = options->server.export_.file;
+	struct error err = ERROR_INIT;
+
+	if (device_disconnect(device, &err) < 0)
+		return fail(&err);
+	printf("%s disconnected\n", device);
+	return fflush(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+static int act(const struct options *options, unsigned int activation)
+{
+	switch (options->mode) {
+	case OPTIONS_HELP:
+		return print_out(options_print_help);
+	case OPTIONS_VERSION:
+		return print_out(options_print_version);
+	case OPTIONS_LIST:
+		return list(options);
+	case OPTIONS_DETACH:
+		return detach(options);
+	case OPTIONS_SERVE:
+		break;
+	}
+	return service_run(options, activation);
+}
+
+int main(int argc, char **argv)
+{
+	static char no_name[] = "hawserd";
+	struct error err = ERROR_INIT;
+	struct options options;
+	int activation;
+
+	log_init(argc ? argv[0] : no_name);
+	signal(SIGPIPE, SIG_IGN);
+	if (daemon_keep_stdio(&err) < 0)
+		return fail(&err);
+	if (argc) /* getopt_long speaks under the same name as we do */
+		argv[0] = (char *)(uintptr_t)log_program();
+	if (options_parse(&options, argc, argv, &err) < 0)
+		return fail(&err);
+	if (options.verbose)
+		log_threshold = options.verbose > 1 ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO;
+	activation = notify_take_sockets(&err);
+	if (activation < 0 ||
+	    options_check_activation(&options, (unsigned int)activation, &err) < 0)
+		return fail(&err);
+	return act(&options, (unsigned int)activation);
+}
