@@ -5,9 +5,13 @@
 
 HELPERS := $(BUILD)/kmod-helpers
 
-$(HELPERS)/%: kmod-helpers/%.in Makefile kmod-helpers/install.mk
+# Made anew each time, because PREFIX may be another one; touched only when it is.
+$(HELPERS)/%: kmod-helpers/%.in always
 	@mkdir -p $(@D)
-	$(Q)sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g' $< >$@.new && mv $@.new $@
+	$(Q)sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g' $< >$@.new
+	$(Q)if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+.PHONY: always
+always:
 
 # mode:source:folder
 UNITS := \
