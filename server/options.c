@@ -339,6 +339,10 @@ static void print_row(FILE *out, const struct option_row *row)
 			   : fprintf(out, "      --%s", row->name);
 	if (row->argument)
 		used += fprintf(out, "=%s", row->argument);
+	if (used + 2 > HELP_COLUMN) {
+		fputc('\n', out);
+		used = 0;
+	}
 	for (int column = used; line; column = 0) {
 		int length = (int)strcspn(line, "\n");
 
