@@ -5,7 +5,7 @@
 
 HELPERS := $(BUILD)/kmod-helpers
 
-# Made anew each time, because PREFIX may be another one; touched only when it is.
+# Made each time, because PREFIX may be another one; replaced only when the content is.
 $(HELPERS)/%: kmod-helpers/%.in always
 	@mkdir -p $(@D)
 	$(Q)sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g' $< >$@.new
