@@ -64,7 +64,7 @@ struct flow_group {
 	struct flow *flows;
 	struct pollfd *polls;
 	uint8_t *buffer;   /* for replies */
-	uint8_t *data;     /* to write: one block, or one for each slot with --verify */
+	uint8_t *data;     /* --verify: what each slot writes */
 	uint8_t *expected; /* --verify: what a read should have brought */
 	uint64_t left;     /* requests that may still be issued */
 	uint64_t now;
@@ -147,14 +147,15 @@ static void issue_request(struct flow_group *group, struct flow *flow, uint8_t *
 	request.offset = slot->offset;
 	request.cookie = (uint64_t)slot->generation << 32 | index;
 	add_iov(flow, at, nbd_request_build(at, false, &request));
-	if (!slot->is_read) {
-		uint8_t *data = group->data;
+	if (slot->is_read)
+		return;
+	if (options->verify) {
+		uint8_t *data = group->data + (size_t)index * options->block_size;
 
-		if (options->verify) {
-			data += (size_t)index * options->block_size;
-			load_pattern_fill(data, slot->offset, options->block_size);
-		}
+		load_pattern_fill(data, slot->offset, options->block_size);
 		add_iov(flow, data, options->block_size);
+	} else {
+		add_iov(flow, (void *)group->share->block, options->block_size);
 	}
 }
 
@@ -479,16 +480,15 @@ static int group_init(struct flow_group *group)
 {
 	struct load_share *share = group->share;
 	const struct load_options *options = share->options;
-	size_t blocks = options->verify ? options->depth : 1;
+	size_t data_size = options->verify ? (size_t)options->depth * options->block_size : 1;
 
 	group->flows = calloc(share->count, sizeof(*group->flows));
 	group->polls = calloc(share->count, sizeof(*group->polls));
 	group->buffer = malloc(FLOW_BUFFER);
-	group->data = malloc(blocks * options->block_size);
+	group->data = malloc(data_size);
 	group->expected = malloc(FLOW_BUFFER);
 	if (!group->flows || !group->polls || !group->buffer || !group->data || !group->expected)
 		return -ENOMEM;
-	load_pattern_fill(group->data, 0, options->block_size);
 	for (unsigned int i = 0; i < share->count; i++) {
 		if (share->sessions[i].size < options->block_size)
 			return -EINVAL;

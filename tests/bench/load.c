@@ -46,7 +46,10 @@ void load_pattern_fill(void *buffer, uint64_t offset, size_t length)
 		uint64_t word = pattern_word(offset / 8);
 		size_t skip = offset % 8, take = min_of(8 - skip, length);
 
-		memcpy(at, (uint8_t *)&word + skip, take);
+		if (take == 8)
+			memcpy(at, &word, 8);
+		else
+			memcpy(at, (uint8_t *)&word + skip, take);
 		at += take;
 		offset += take;
 		length -= take;
@@ -104,8 +107,9 @@ static void add_result(struct load_result *sum, const struct load_result *part)
 }
 
 static void divide_work(const struct load_options *options, struct load_session *sessions,
-			struct load_share *shares, uint64_t start)
+			const uint8_t *block, struct load_share *shares)
 {
+	uint64_t start = clock_now();
 	unsigned int first = 0;
 
 	for (unsigned int i = 0; i < options->threads; i++) {
@@ -113,6 +117,8 @@ static void divide_work(const struct load_options *options, struct load_session 
 
 		shares[i] = (struct load_share){
 			.options = options,
+			.block = block,
+			.began = start,
 			.sessions = sessions + first,
 			.first = first,
 			.count = end - first,
@@ -148,19 +154,19 @@ static int run_flows(const struct load_options *options, struct load_result *sum
 {
 	AUTO_FREE struct load_session *sessions = calloc(options->connections, sizeof(*sessions));
 	AUTO_FREE struct load_share *shares = calloc(options->threads, sizeof(*shares));
+	AUTO_FREE uint8_t *block = malloc(options->block_size);
 	unsigned int open = 0;
-	uint64_t start;
-	int rc = sessions && shares ? 0 : -ENOMEM;
+	int rc = sessions && shares && block ? 0 : -ENOMEM;
 
 	while (!rc && open < options->connections) {
 		rc = load_dial(options, &sessions[open]);
 		open += !rc;
 	}
-	start = clock_now();
 	if (!rc) {
-		divide_work(options, sessions, shares, start);
+		load_pattern_fill(block, 0, options->block_size);
+		divide_work(options, sessions, block, shares);
 		rc = run_shares(shares, options->threads, sum);
-		*seconds = (double)(sum->finished - start) / CLOCK_SECOND;
+		*seconds = (double)(sum->finished - shares->began) / CLOCK_SECOND;
 	}
 	for (unsigned int i = 0; i < open; i++)
 		load_hang_up(&sessions[i]);

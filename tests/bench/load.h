@@ -75,7 +75,9 @@ struct load_share {
 	const struct load_options *options;
 	struct load_session *sessions; /* this thread's own */
 	unsigned int count;
-	unsigned int first; /* number of sessions[0] among all */
+	unsigned int first;   /* number of sessions[0] among all */
+	const uint8_t *block; /* what writes send; all threads share it */
+	uint64_t began;
 	uint64_t deadline;
 	uint64_t limit; /* requests for this thread; UINT64_MAX = no limit */
 	struct load_result result;

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""The table of works: what is measured, how, and what it should reach.
+
+One entry per row; nothing here knows how to measure. A target is a ratio of the subject to a peer
+(throughput: at least; CPU: at most). None: measured without a target.
+"""
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+@dataclass(frozen=True)
+class Targets:
+    nbdkit: Optional[float] = None  # throughput against nbdkit file
+    qemu: Optional[float] = None  # throughput against qemu-nbd with its best aio
+    cpu: Optional[float] = None  # server CPU for the same work against nbdkit
+    best: Optional[float] = None  # throughput against the best of all peers
+
+
+@dataclass(frozen=True)
+class Row:
+    key: str
+    title: str
+    kind: str  # a method of measure.Measurement
+    targets: Targets = Targets()
+    load: dict = field(default_factory=dict)  # options of bench-load
+    transport: str = "unix"
+    place: str = "disk"
+    writes: bool = False
+    cold: bool = False
+    short: bool = True  # is part of the short mode
+
+
+def _load(op, size, depth, connections=1):
+    return {"op": op, "block-size": size, "depth": depth, "connections": connections}
+
+
+# key, title, what bench-load does, targets on a Unix socket, also in the short mode
+_WORKS = [
+    ("read-4k-d1", "4k randread depth 1", _load("read", 4 * KIB, 1), Targets(1.2, 1.5, 0.8), True),
+    ("read-4k-d16", "4k randread depth 16", _load("read", 4 * KIB, 16), Targets(), False),
+    ("read-4k-d64", "4k randread depth 64", _load("read", 4 * KIB, 64),
+     Targets(2.5, 3.5, 0.5), True),
+    ("read-4k-d1-c4", "4k randread depth 1, 4 connections", _load("read", 4 * KIB, 1, 4),
+     Targets(), False),
+    ("read-4k-d64-c4", "4k randread depth 64, 4 connections", _load("read", 4 * KIB, 64, 4),
+     Targets(3, 10, 0.4), True),
+    ("write-4k-d64", "4k randwrite depth 64", _load("write", 4 * KIB, 64),
+     Targets(1.2, 1.2, 0.9), True),
+    ("mixed-4k-d16", "4k half reads, half writes, depth 16", _load("mixed", 4 * KIB, 16),
+     Targets(), False),
+    ("read-64k-d16", "64k read depth 16", _load("read", 64 * KIB, 16), Targets(1.5, 1.8, 0.4),
+     True),
+    ("read-1m-d8", "1M read depth 8", _load("read", MIB, 8), Targets(1.8, 3, 0.2), True),
+    ("write-1m-d8", "1M write depth 8", _load("write", MIB, 8), Targets(1.3, 1.8, 0.7), True),
+    ("connect", "connect + GO + disconnect", {"op": "connect", "simple": True},
+     Targets(5, 1.3), True),
+]
+_TCP = Targets(1.3, 2.5, 0.6)
+
+
+def _is_write(load):
+    return load["op"] in ("write", "mixed")
+
+
+def _data_rows():
+    for key, title, load, targets, short in _WORKS:
+        yield Row(key, title, "load", targets, load, writes=_is_write(load), short=short)
+    for key, title, load, targets, short in _WORKS:
+        if short:
+            tcp = Targets(_TCP.nbdkit, _TCP.qemu, _TCP.cpu if targets.cpu else None)
+            yield Row("tcp-" + key, "TCP " + title, "load", tcp, load, transport="tcp",
+                      writes=_is_write(load))
+
+
+ROWS = [
+    *_data_rows(),
+    Row("tmpfs-read-4k-d64", "tmpfs 4k randread depth 64", "load", Targets(),
+        _load("read", 4 * KIB, 64), place="tmpfs", short=False),
+    Row("tmpfs-write-4k-d64", "tmpfs 4k randwrite depth 64", "load", Targets(2, 5, 0.5),
+        _load("write", 4 * KIB, 64), place="tmpfs", writes=True),
+    Row("cold-read-4k-d64", "4k randread depth 64, cold", "load", Targets(best=1),
+        _load("read", 4 * KIB, 64), cold=True),
+    Row("cold-mix-4k-d64", "4k hits beside one miss in ten, depth 64", "mix", Targets(best=1),
+        {**_load("read", 4 * KIB, 64), "hot-percent": 90}, cold=True),
+    Row("fio-read-4k-d1", "fio nbd engine: 4k randread depth 1", "fio",
+        load={"rw": "randread", "bs": "4k", "iodepth": 1}),
+    Row("fio-read-4k-d64", "fio nbd engine: 4k randread depth 64", "fio",
+        load={"rw": "randread", "bs": "4k", "iodepth": 64}, short=False),
+    Row("fio-write-4k-d64", "fio nbd engine: 4k randwrite depth 64", "fio",
+        load={"rw": "randwrite", "bs": "4k", "iodepth": 64}, writes=True, short=False),
+    Row("nbdcopy-out", "nbdcopy out", "copy_out"),
+    Row("tcp-nbdcopy-out", "TCP nbdcopy out", "copy_out", transport="tcp", short=False),
+    Row("nbdcopy-in", "nbdcopy in", "copy_in", writes=True),
+    Row("nbdcopy-sparse", "nbdcopy out, sparse image", "copy_out", place="sparse"),
+    Row("holes", "holes read or sent", "holes", place="sparse"),
+    Row("memory", "memory: idle, after 1M reads, 16 x 32 MiB reads, writes", "memory"),
+    Row("startup", "start to first accept", "startup"),
+]
+
+# Absolute targets of the rows that are no race.
+STARTUP_MS = 4
+MEMORY_IDLE_MIB = 8
+# What hawserd(8) states for requests in progress of all clients, and the idle process beside it.
+MEMORY_BUSY_MIB = 128 + MEMORY_IDLE_MIB
+# Blocks at the edges of data come with the kernel's read-ahead.
+HOLE_READ_TOLERANCE = 1.5
+# A hit that waits for misses has the latency of the slow requests.
+WAITING_MAX = 0.5
+
+# Targets that no server of ours can be measured for yet: told, so that nobody forgets them.
+NOT_MEASURED = [
+    ("TLS, X.509, 1M read, one connection", "nbdkit 1.3, qemu-nbd 2, CPU 0.8"),
+    ("TLS, X.509, 4k randread depth 64 / 1", "nbdkit 1.8 / 1.2, qemu-nbd 4 / 1000, CPU 0.6"),
+    ("TLS, PSK, nbdcopy", "nbdkit 4, qemu-nbd 4, CPU 0.3"),
+    ("connect + TLS + GO", "nbdkit 6, qemu-nbd 50"),
+]
+
+
+def select(names, short):
+    """The rows that names (a list, or None for all of the mode) stand for."""
+    if not names:
+        return [row for row in ROWS if row.short or not short]
+    chosen = [row for row in ROWS if any(_matches(row.key, name) for name in names)]
+    for name in names:
+        if not any(_matches(row.key, name) for row in ROWS):
+            raise ValueError(f"no row is called '{name}'; --list shows them")
+    return chosen
+
+
+def _matches(key, name):
+    return key == name or (name.endswith("*") and key.startswith(name[:-1]))
