@@ -81,6 +81,9 @@ static void print_size(const struct nbd_export_info *info)
 	size_format(info->size, unit);
 	snprintf(text, sizeof(text), "%s (%" PRIu64 " bytes)", unit, info->size);
 	print_field("size", info->size < 1024 ? unit : text);
+	/* nbd-server up to 3.24 does so for each export. */
+	if (info->size == 0)
+		print_field("", "(some servers tell the size only to a client that attaches)");
 }
 
 static void print_block_sizes(const struct nbd_export_info *info)
