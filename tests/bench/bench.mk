@@ -5,6 +5,8 @@
 # BENCH_DIR must be on a disk file system.
 
 BENCH_DIR ?= $(BUILD)/bench
+BENCH_OPTIONS := $(if $(filter-out 0,$(SHORT)),--short) $(if $(ROWS),--rows '$(ROWS)') \
+                 $(if $(SERVERS),--servers $(SERVERS)) $(if $(ROUNDS),--rounds $(ROUNDS))
 BENCH_LOAD_OBJ := $(call objects,$(wildcard tests/bench/*.c))
 
 $(BUILD)/tests/bench-load: $(BENCH_LOAD_OBJ) $(BUILD)/libcommon.a
@@ -13,6 +15,4 @@ $(BUILD)/tests/bench-load: $(BENCH_LOAD_OBJ) $(BUILD)/libcommon.a
 
 .PHONY: bench
 bench: $(BUILD)/hawserd $(BUILD)/tests/bench-load ## throughput, CPU and memory against the peers (SHORT=1)
-	tests/bench/run --build $(BUILD) --dir $(BENCH_DIR) $(if $(filter-out 0,$(SHORT)),--short) \
-		$(if $(ROWS),--rows $(ROWS)) $(if $(SERVERS),--servers $(SERVERS)) \
-		$(if $(ROUNDS),--rounds $(ROUNDS))
+	@tests/bench/run --build $(BUILD) --dir $(BENCH_DIR) $(BENCH_OPTIONS)
