@@ -41,6 +41,7 @@ static int probe_work(const void *context)
 	const struct probe *probe = context;
 	int node = open(probe->path, O_RDONLY | O_CLOEXEC);
 	uint64_t size = 0;
+	char byte;
 	int rc = 0;
 
 	if (node < 0)
@@ -49,6 +50,8 @@ static int probe_work(const void *context)
 		rc = -errno;
 	else if (size != probe->size)
 		rc = -EAGAIN;
+	else if (size && pread(node, &byte, 1, 0) != 1) /* the scan hides that it cannot read */
+		rc = errno ? -errno : -EIO;
 	else if (probe->reread)
 		ioctl(node, BLKRRPART); /* fails without a table, too */
 	close(node);
@@ -110,7 +113,7 @@ static int wait_failed(int rc, const char *path, const char *what, struct error 
 		return error_set(err, EINTR, "interrupted");
 	if (rc == -ETIMEDOUT)
 		return error_set(err, ETIMEDOUT, "%s was attached, but %s in time", path, what);
-	return error_set_errno(err, -rc, "cannot use %s", path);
+	return error_set_errno(err, -rc, "%s was attached, but cannot be read", path);
 }
 
 int ready_wait(int index, uint64_t size, uint64_t deadline, struct error *err)
