@@ -248,12 +248,15 @@ def test_close_instead_of_abort_ack():
 
 def test_bad_reply_headers():
     """C8: magic, echoed option, type and length of each reply are checked."""
-    for bad in (struct.pack(">QIII", 0, OPT_INFO, REP_ACK, 0),
-                struct.pack(">QIII", REPLYMAGIC, OPT_GO, REP_ACK, 0),
-                struct.pack(">QIII", REPLYMAGIC, OPT_INFO, 99, 0),
-                reply(OPT_INFO, REP_SERVER, bytes(4)),
-                reply(OPT_INFO, REP_ACK),
-                export_info(OPT_INFO) + reply(OPT_INFO, REP_ACK, b"surplus")):
+    # But for the one fault each of these would be a whole good answer.
+    size, end = export_info(OPT_INFO), reply(OPT_INFO, REP_ACK)
+    for bad in (size + struct.pack(">QIII", REPLYMAGIC ^ 1, OPT_INFO, REP_ACK, 0),
+                size + reply(OPT_GO, REP_ACK),
+                export_info(OPT_GO) + end,
+                size + reply(OPT_INFO, 99) + end,
+                size + reply(OPT_INFO, REP_SERVER, bytes(4)) + end,
+                end,
+                size + reply(OPT_INFO, REP_ACK, b"surplus")):
         with Peer({OPT_INFO: bad}) as peer:
             expect(PROTOCOL, "server", "info", peer.uri)
             check(peer.options()[-1] == OPT_INFO, f"C6: went on after a fault: {peer.options()}")
