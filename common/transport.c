@@ -77,6 +77,11 @@ void transport_close(struct transport *transport, enum transport_close how)
 	transport->fd = -1;
 }
 
+void transport_interrupt(struct transport *transport)
+{
+	shutdown(transport->fd, SHUT_RDWR);
+}
+
 int transport_release(struct transport *transport)
 {
 	int fd = transport->fd;

@@ -61,6 +61,9 @@ static inline ssize_t transport_send(struct transport *transport, const struct i
 /* Closing twice is allowed. */
 void transport_close(struct transport *transport, enum transport_close how);
 
+/* Ends the stream from outside: whoever reads or writes it finds it closed. Any thread. */
+void transport_interrupt(struct transport *transport);
+
 /* Gives the plain socket away (to the kernel); -EINVAL when the layer holds bytes or keys. */
 int transport_release(struct transport *transport);
 

@@ -38,6 +38,7 @@ struct server_config {
 	bool persistent;             /* -t: go on after the last client */
 	uint32_t handshake_limit_ms; /* 0 = none */
 	bool keep_memory_locked;     /* reclaim-safe service of a local kernel device */
+	bool signals_elsewhere;      /* server_run leaves signals alone: the caller takes them */
 };
 
 /*
@@ -61,7 +62,8 @@ int server_add_client(struct server *server, int fd, struct error *err);
  * Serves until the work is over: the last negotiated client left (unless persistent), or
  * server_stop() or SIGINT, SIGTERM, SIGHUP was received; drains, flushes, and returns 0, or a
  * negative errno with err set when the service could not go on. The calling thread runs the
- * accept loop. The caller has blocked SIGINT, SIGTERM, SIGHUP and ignored SIGPIPE before any
+ * accept loop. After -ETIMEDOUT threads are still stuck in the disk: end the process without
+ * server_close(). The caller has blocked SIGINT, SIGTERM, SIGHUP and ignored SIGPIPE before any
  * thread existed.
  */
 int server_run(struct server *server, struct error *err);

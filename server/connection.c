@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The service of one busy connection: receive a batch, take the requests in it, gather the
+ * replies, send them, and only then wait. Nothing here blocks on a disk but what is documented to
+ * run inline; jobs come back through the mailbox. Runs on an engine thread.
+ */
+#include "connection.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include "buffer.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "engine.h"
+#include "reply.h"
+#include "server-internal.h"
+
+/* The longest spin before sleeping, and the shortest that is worth trying (performance: a wake-up
+ * costs about this much). */
+#define SPIN_MAX (40 * CLOCK_MICROSECOND)
+#define SPIN_MIN (5 * CLOCK_MICROSECOND)
+
+/* ---- Jobs ---- */
+
+struct job *connection_job_new(struct connection *connection, uint64_t buffer_length)
+{
+	struct job *job;
+
+	if (connection->jobs >= CONNECTION_JOBS_MAX)
+		return NULL;
+	job = calloc(1, sizeof(*job));
+	if (!job)
+		return NULL;
+	job->connection = connection;
+	if (!buffer_length)
+		return job;
+	if (connection->buffers == 0 ||
+	    connection->buffers + buffer_length <= CONNECTION_BUFFERS_MAX)
+		job->buffer =
+			buffer_get(buffer_length, connection->buffers == 0, &job->buffer_size);
+	if (!job->buffer) {
+		free(job);
+		return NULL;
+	}
+	connection->buffers += job->buffer_size;
+	return job;
+}
+
+void connection_job_submit(struct connection *connection, struct job *job)
+{
+	connection->jobs++;
+	worker_submit(server_workers(connection->server), job);
+}
+
+void connection_job_free(struct connection *connection, struct job *job)
+{
+	if (job->buffer) {
+		connection->buffers -= job->buffer_size;
+		buffer_put(job->buffer, job->buffer_size);
+	}
+	outbuf_clear(&job->answer);
+	free(job);
+}
+
+/* The lock makes sure that the worker is done with the connection when its thread sees the job. */
+void connection_job_done(struct job *job)
+{
+	struct connection *connection = job->connection;
+
+	pthread_mutex_lock(&connection->mail_lock);
+	job->next = connection->mailbox;
+	connection->mailbox = job;
+	if (connection->sleeping)
+		eventfd_write(connection->thread->wake_fd, 1);
+	connection->sleeping = false;
+	pthread_mutex_unlock(&connection->mail_lock);
+}
+
+void connection_drain(struct connection *connection)
+{
+	pthread_mutex_lock(&connection->mail_lock);
+	connection->draining = true;
+	if (connection->sleeping)
+		eventfd_write(connection->thread->wake_fd, 1);
+	connection->sleeping = false;
+	pthread_mutex_unlock(&connection->mail_lock);
+}
+
+/* Takes what came back, oldest first, and answers. */
+static void collect_jobs(struct connection *connection)
+{
+	struct job *job, *next, *oldest = NULL;
+
+	pthread_mutex_lock(&connection->mail_lock);
+	job = connection->mailbox;
+	connection->mailbox = NULL;
+	if (connection->draining)
+		connection->disconnecting = true;
+	pthread_mutex_unlock(&connection->mail_lock);
+	for (; job; job = next) {
+		next = job->next;
+		job->next = oldest;
+		oldest = job;
+	}
+	for (job = oldest; job; job = next) {
+		next = job->next;
+		connection->jobs--;
+		job->done(job);
+		connection_job_free(connection, job);
+	}
+}
+
+void connection_kill(struct connection *connection, const char *why)
+{
+	if (!connection->dead && why)
+		log_info("client %u: %s", connection->id, why);
+	connection->dead = true;
+}
+
+bool connection_has_room(const struct connection *connection)
+{
+	return connection->jobs < CONNECTION_JOBS_MAX &&
+	       connection->buffers < CONNECTION_BUFFERS_MAX && !connection->issue.pending;
+}
+
+/* ---- Waiting ---- */
+
+/* The bytes between begin and end have been received and not yet taken. */
+struct input {
+	uint8_t *bytes;
+	size_t begin, end;
+	uint64_t stall; /* when the peer has been silent for too long; 0: not counting */
+	bool blocked;   /* limits were reached: what is buffered must wait */
+};
+
+/* One receive that does not wait: bytes, -EAGAIN, 0 at the end of the stream, -errno. */
+static ssize_t receive_once(struct connection *connection, struct input *input)
+{
+	uint8_t *target;
+	size_t direct = input->begin == input->end ? receive_target(connection, &target) : 0;
+	ssize_t got;
+
+	if (direct) {
+		got = transport_recv(&connection->transport, target, direct, MSG_DONTWAIT);
+		if (got > 0)
+			receive_filled(connection, (size_t)got);
+		return got;
+	}
+	if (input->begin) {
+		memmove(input->bytes, input->bytes + input->begin, input->end - input->begin);
+		input->end -= input->begin;
+		input->begin = 0;
+	}
+	got = transport_recv(&connection->transport, input->bytes + input->end,
+			     RECEIVE_BUFFER - input->end, MSG_DONTWAIT);
+	if (got > 0)
+		input->end += (size_t)got;
+	return got;
+}
+
+/* A wake-up costs more than a short spin: try for a while, as long as that has paid lately. */
+static ssize_t spin(struct connection *connection, struct input *input)
+{
+	struct engine_thread *thread = connection->thread;
+	uint64_t until;
+	ssize_t got = -EAGAIN;
+
+	if (!thread->spin || connection->jobs || !engine_spin_begin(thread->engine))
+		return -EAGAIN;
+	until = clock_now() + thread->spin;
+	do
+		got = receive_once(connection, input);
+	while (got == -EAGAIN && clock_now() < until);
+	engine_spin_end(thread->engine);
+	return got;
+}
+
+/* Learns from how long a wait took whether spinning pays. */
+static void spin_adapt(struct engine_thread *thread, uint64_t waited)
+{
+	if (waited <= SPIN_MAX)
+		thread->spin = SPIN_MAX;
+	else if (thread->spin)
+		thread->spin = thread->spin > SPIN_MIN ? thread->spin / 2 : 0;
+}
+
+/* False when a job came back in the meantime: then there is no reason to sleep. */
+static bool fall_asleep(struct connection *connection)
+{
+	bool asleep;
+
+	pthread_mutex_lock(&connection->mail_lock);
+	asleep = !connection->mailbox && !(connection->draining && !connection->disconnecting);
+	connection->sleeping = asleep;
+	pthread_mutex_unlock(&connection->mail_lock);
+	return asleep;
+}
+
+static void wake_up(struct connection *connection)
+{
+	eventfd_t count;
+
+	pthread_mutex_lock(&connection->mail_lock);
+	connection->sleeping = false;
+	pthread_mutex_unlock(&connection->mail_lock);
+	eventfd_read(connection->thread->wake_fd, &count);
+}
+
+/* How long to sleep: until the peer has stalled in the middle of a request, or until an idle
+ * connection may be parked, or as long as it takes for jobs to come back. */
+static uint64_t sleep_deadline(const struct connection *connection, const struct input *input)
+{
+	if (input->blocked)
+		return CLOCK_NEVER;
+	if (input->stall)
+		return input->stall;
+	if (connection->jobs)
+		return CLOCK_NEVER;
+	return clock_now() + PARK_AFTER;
+}
+
+/* Sleeps until bytes or jobs arrive; false when the deadline passed. */
+static bool sleep_for_work(struct connection *connection, const struct input *input)
+{
+	struct pollfd items[2] = {
+		{.fd = connection->thread->wake_fd, .events = POLLIN},
+		{.fd = connection->transport.fd, .events = POLLIN},
+	};
+	bool listen = !input->blocked && !connection->disconnecting && !connection->dead;
+	uint64_t began;
+	int ready;
+
+	if (!fall_asleep(connection))
+		return true;
+	began = clock_now();
+	ready = poll(items, listen ? 2 : 1, clock_poll_timeout(sleep_deadline(connection, input)));
+	wake_up(connection);
+	if (listen && !connection->jobs)
+		spin_adapt(connection->thread, clock_now() - began);
+	return ready != 0;
+}
+
+/* ---- Service ---- */
+
+/* Takes all requests that are buffered and for which there is room. */
+static void take_input(struct connection *connection, struct input *input)
+{
+	size_t used = 0;
+
+	if (connection->issue.pending)
+		read_continue(connection);
+	if (!connection->dead && !connection->disconnecting)
+		used = receive_bytes(connection, input->bytes + input->begin,
+				     input->end - input->begin);
+	input->begin += used;
+	if (input->begin == input->end)
+		input->begin = input->end = 0;
+	input->blocked = connection->issue.pending || receive_blocked(connection) ||
+			 !connection_has_room(connection);
+	/* Limits go away when jobs come back; without any it is memory that is missing. */
+	if (input->blocked && !connection->jobs)
+		connection_kill(connection, "out of memory");
+}
+
+static void note_received(struct connection *connection, struct input *input, ssize_t got)
+{
+	if (got == 0 || (got < 0 && got != -EAGAIN && got != -EINTR))
+		connection->disconnecting = true; /* the peer left; what it asked for is done */
+	if (got > 0)
+		input->stall = 0;
+}
+
+static void note_silence(struct connection *connection, struct input *input)
+{
+	bool within = input->begin != input->end || receive_in_payload(connection);
+
+	if (!within)
+		input->stall = 0;
+	else if (!input->stall)
+		input->stall = clock_now() + STALL_LIMIT;
+}
+
+/* Nothing is left to do for a connection that is ending. */
+static bool is_over(const struct connection *connection)
+{
+	return (connection->dead || connection->disconnecting) && !connection->jobs &&
+	       (connection->dead || !connection->issue.pending);
+}
+
+static bool is_idle(const struct connection *connection, const struct input *input)
+{
+	return !connection->jobs && !input->stall && input->begin == input->end &&
+	       !connection->disconnecting && !connection->dead;
+}
+
+/* One turn of the loop: true when the connection should be given back. */
+static bool serve_turn(struct connection *connection, struct input *input)
+{
+	ssize_t got = -EAGAIN;
+
+	collect_jobs(connection);
+	take_input(connection, input);
+	reply_flush(connection, false);
+	if (is_over(connection))
+		return true;
+	if (!input->blocked && !connection->disconnecting && !connection->dead) {
+		got = receive_once(connection, input);
+		if (got == -EAGAIN && !engine_wanted(connection->thread->engine))
+			got = spin(connection, input);
+		note_received(connection, input, got);
+		if (got != -EAGAIN)
+			return false;
+		note_silence(connection, input);
+	}
+	if (is_idle(connection, input) && engine_wanted(connection->thread->engine))
+		return true;
+	if (sleep_for_work(connection, input))
+		return false;
+	if (input->stall && clock_now() >= input->stall) {
+		connection_kill(connection, "stopped in the middle of a request");
+		return false;
+	}
+	return is_idle(connection, input);
+}
+
+enum connection_outcome connection_serve(struct connection *connection,
+					 struct engine_thread *thread)
+{
+	struct input input = {.bytes = thread->receive};
+
+	connection->thread = thread;
+	thread->send.used = 0;
+	thread->spin = SPIN_MAX;
+	/* What arrived together with the last option of the handshake. */
+	memcpy(input.bytes, connection->held.bytes, connection->held.used);
+	input.end = connection->held.used;
+	outbuf_clear(&connection->held);
+	while (!serve_turn(connection, &input))
+		;
+	if (!connection->dead && !connection->disconnecting)
+		return CONNECTION_PARK;
+	receive_abandon(connection);
+	return CONNECTION_END;
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Exports. The window and the memory of failed flushes; workers and connection threads call it.
+ */
+#include "export.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "common/nbd-protocol.h"
+
+int export_open(struct export *export, const struct export_config *config, struct error *err)
+{
+	int rc;
+
+	*export = (struct export){.name = config->name ? config->name : "",
+				  .description = config->description,
+				  .offset = config->offset};
+	rc = image_open(config->file, config->format, config->access, &export->image, err);
+	if (rc)
+		return rc;
+	if (config->offset > export->image->size) {
+		rc = error_set(err, EINVAL,
+			       "Invalid offset '%llu': the image '%s' has only %llu bytes",
+			       (unsigned long long)config->offset, config->file,
+			       (unsigned long long)export->image->size);
+		export_close(export);
+		return rc;
+	}
+	export->size = export->image->size - config->offset;
+	export->read_only = export->image->read_only;
+	return 0;
+}
+
+void export_close(struct export *export)
+{
+	image_close(export->image);
+	export->image = NULL;
+}
+
+uint16_t export_flags(const struct export *export, bool structured, bool extended, bool contexts)
+{
+	unsigned int flags =
+		NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
+
+	/* True because all connections share one open file and one flush covers it (S61). */
+	flags |= NBD_FLAG_CAN_MULTI_CONN;
+	if (export->read_only)
+		flags |= NBD_FLAG_READ_ONLY;
+	else
+		flags |= NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO;
+	if (structured || extended)
+		flags |= NBD_FLAG_SEND_DF;
+	if (extended && contexts)
+		flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
+	return (uint16_t)flags;
+}
+
+int export_map(struct export *export, uint64_t offset, uint64_t length, enum map_intent intent,
+	       unsigned int flags, struct extent *extent)
+{
+	return image_map(export->image, export->offset + offset, length, intent, flags, extent);
+}
+
+int export_read(struct export *export, void *buffer, uint64_t offset, uint64_t length)
+{
+	return image_read(export->image, buffer, export->offset + offset, length);
+}
+
+int export_write(struct export *export, const void *buffer, uint64_t offset, uint64_t length)
+{
+	return image_write(export->image, buffer, export->offset + offset, length);
+}
+
+int export_zero(struct export *export, uint64_t offset, uint64_t length, unsigned int flags)
+{
+	return image_zero(export->image, export->offset + offset, length, flags);
+}
+
+int export_discard(struct export *export, uint64_t offset, uint64_t length)
+{
+	return image_discard(export->image, export->offset + offset, length);
+}
+
+int export_prefetch(struct export *export, uint64_t offset, uint64_t length)
+{
+	return image_prefetch(export->image, export->offset + offset, length);
+}
+
+int export_flush(struct export *export)
+{
+	int failed = atomic_load(&export->flush_error), rc;
+
+	if (failed)
+		return failed;
+	rc = image_flush(export->image);
+	if (rc == 0)
+		return atomic_load(&export->flush_error); /* one that failed beside us */
+	if (atomic_compare_exchange_strong(&export->flush_error, &failed, rc))
+		log_error("export '%s': flush failed: %s; every flush fails from now on, because "
+			  "data was lost: restart the server after checking the image",
+			  export->name, strerror(-rc));
+	return rc;
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An export: a window onto an image under a name, with its rights. Window arithmetic happens here
+ * and nowhere else: callers speak in offsets of the export, which they have checked with
+ * export_contains().
+ *
+ * A failed fsync is never forgotten: the kernel reports a lost page once, so after the first
+ * failure every flush of the export fails until the image is opened anew.
+ */
+#ifndef HAWSER_SERVER_EXPORT_H
+#define HAWSER_SERVER_EXPORT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "common/size.h"
+#include "image/image.h"
+#include "server.h"
+
+struct export
+{
+	const char *name;
+	const char *description; /* NULL: none */
+	struct image *image;
+	uint64_t offset; /* of the window in the image */
+	uint64_t size;
+	bool read_only;
+	atomic_int flush_error; /* negative errno of the first failed flush; any thread */
+};
+
+/* What a server tells about the sizes of requests (INFO_BLOCK_SIZE). */
+enum {
+	EXPORT_BLOCK_MINIMUM = 1,
+	EXPORT_BLOCK_PREFERRED = 4096,
+	EXPORT_PAYLOAD_MAX = 32 << 20, /* told; READ and WRITE up to twice that are served */
+	EXPORT_REQUEST_MAX = 64 << 20,
+};
+
+int export_open(struct export *export, const struct export_config *config, struct error *err);
+void export_close(struct export *export);
+
+/* Transmission flags of a connection that negotiated these replies. */
+uint16_t export_flags(const struct export *export, bool structured, bool extended, bool contexts);
+
+static inline bool export_contains(const struct export *export, uint64_t offset, uint64_t length)
+{
+	return range_inside(offset, length, export->size);
+}
+
+/* As image_*(), in the window. Blocking but for map with MAP_NOWAIT. */
+int export_map(struct export *export, uint64_t offset, uint64_t length, enum map_intent intent,
+	       unsigned int flags, struct extent *extent);
+int export_read(struct export *export, void *buffer, uint64_t offset, uint64_t length);
+int export_write(struct export *export, const void *buffer, uint64_t offset, uint64_t length);
+int export_zero(struct export *export, uint64_t offset, uint64_t length, unsigned int flags);
+int export_discard(struct export *export, uint64_t offset, uint64_t length);
+int export_prefetch(struct export *export, uint64_t offset, uint64_t length);
+/* Makes all completed writes durable, on whichever connection they came. */
+int export_flush(struct export *export);
+
+#endif

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The server's side of the newstyle handshake as a pure machine: bytes in, bytes out, no I/O, no
+ * clock. Whoever owns the connection feeds what arrived and sends what came out, so a mute or slow
+ * peer costs no thread. S-numbers cite the protocol rules in the tests.
+ *
+ * One thread at a time. All state that STARTTLS must forget is in struct handshake_terms.
+ */
+#ifndef HAWSER_SERVER_HANDSHAKE_H
+#define HAWSER_SERVER_HANDSHAKE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/nbd-protocol.h"
+#include "export.h"
+#include "outbuf.h"
+
+enum {
+	/*
+	 * The longest option that the protocol can need: SET_META_CONTEXT with a longest name and
+	 * three longest queries. Longer ones are refused without being stored.
+	 */
+	HANDSHAKE_OPTION_MAX = 16 << 10,
+	/* Longer than this is an attack and ends the connection (S7). */
+	HANDSHAKE_SWALLOW_MAX = 1 << 20,
+	/* Options a client may send; listing many exports one by one stays far below. */
+	HANDSHAKE_OPTIONS_MAX = 4096,
+	/* No further option is begun while this much waits to be sent. */
+	HANDSHAKE_OUTPUT_MAX = 64 << 10,
+};
+
+enum handshake_phase {
+	HANDSHAKE_FLAGS,   /* the greeting is out, client flags are awaited */
+	HANDSHAKE_OPTIONS, /* haggling */
+	HANDSHAKE_SWALLOW, /* the rest of an over-long option passes by */
+	HANDSHAKE_FULL,    /* a client slot is awaited: feed again when one is free */
+	HANDSHAKE_DONE,    /* transmission begins with the next byte */
+	HANDSHAKE_CLOSE,   /* send what is in out, then close politely (ABORT) */
+	HANDSHAKE_DROP,    /* close at once: the peer broke a MUST */
+};
+
+/* Contexts of block status; a bit each in contexts, and the context ids on the wire. */
+enum handshake_context {
+	CONTEXT_BASE_ALLOCATION,
+	CONTEXT_COUNT,
+};
+
+/* What was agreed; transmission reads it. */
+struct handshake_terms {
+	bool structured;
+	bool extended;
+	unsigned int contexts; /* 1 << enum handshake_context */
+	char *context_export;  /* the name that the selection is valid for, or NULL (S46) */
+};
+
+/* What the machine asks of its world. */
+struct handshake_world {
+	struct export *exports;
+	size_t export_count;
+	/* A client enters transmission: false when all slots are taken. */
+	bool (*take_slot)(void *context);
+	void *context;
+};
+
+struct handshake {
+	const struct handshake_world *world;
+	enum handshake_phase phase;
+	bool fixed; /* the client knows fixed newstyle */
+	bool no_zeroes;
+	bool shutting_down;   /* every option but ABORT gets ERR_SHUTDOWN (S10) */
+	bool slot_refused;    /* waiting for a slot took too long */
+	bool info_block_size; /* the client asked for block sizes */
+	unsigned int options;
+	uint32_t option; /* the one in hand */
+	uint64_t swallow;
+	struct handshake_terms terms;
+	struct export *export_; /* the chosen one, when phase is HANDSHAKE_DONE */
+	struct outbuf *out;
+};
+
+/* Sends the greeting into out, which stays the owner's. */
+void handshake_start(struct handshake *handshake, const struct handshake_world *world,
+		     struct outbuf *out);
+
+/*
+ * Takes what can be taken of data and returns how many bytes were used; call again when more has
+ * arrived behind the rest, or when output was sent. At most HANDSHAKE_OPTION_MAX + 16 bytes are
+ * ever left over. Look at phase afterwards.
+ */
+size_t handshake_feed(struct handshake *handshake, const uint8_t *data, size_t length);
+
+void handshake_clear(struct handshake *handshake);
+
+#endif

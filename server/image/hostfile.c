@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Host files. Must never decide policy: it does one operation and says how it went. What a file
+ * system lacks is learned from its first refusal and remembered in the capability bits.
+ */
+#include "hostfile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/size.h"
+
+enum {
+	ZERO_BUFFER = 1 << 18, /* what one write of zeroes moves where the host cannot zero */
+	HOST_PAGE = 4096,
+};
+
+#ifndef SYS_cachestat
+#define SYS_cachestat 451 /* one number on all architectures since Linux 6.5 */
+#endif
+
+struct cachestat_range_abi {
+	uint64_t offset;
+	uint64_t length;
+};
+
+struct cachestat_abi {
+	uint64_t cached;
+	uint64_t dirty;
+	uint64_t writeback;
+	uint64_t evicted;
+	uint64_t recently_evicted;
+};
+
+static int check_kind(struct hostfile *file)
+{
+	struct stat status;
+	int read_only = 0, sector = 0;
+
+	if (fstat(file->fd, &status))
+		return -errno;
+	if (S_ISDIR(status.st_mode))
+		return -EISDIR;
+	file->block_size = 1;
+	if (S_ISREG(status.st_mode))
+		return 0;
+	if (!S_ISBLK(status.st_mode))
+		return -EINVAL;
+	file->is_block = true;
+	if (file->writable && ioctl(file->fd, BLKROGET, &read_only) == 0 && read_only)
+		return -EACCES;
+	file->block_size = 512;
+	if (ioctl(file->fd, BLKSSZGET, &sector) == 0 && sector > 0)
+		file->block_size = (uint32_t)sector;
+	return 0;
+}
+
+int hostfile_open(const char *path, bool writable, struct hostfile **out)
+{
+	struct hostfile *file;
+	int rc;
+
+	*out = NULL;
+	file = calloc(1, sizeof(*file));
+	if (!file)
+		return -ENOMEM;
+	file->writable = writable;
+	/* O_NONBLOCK: opening a FIFO must not hang; files and disks ignore it. */
+	file->fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	rc = file->fd < 0 ? -errno : check_kind(file);
+	if (rc == 0 && !(file->path = strdup(path)))
+		rc = -ENOMEM;
+	if (rc) {
+		hostfile_close(file);
+		return rc;
+	}
+	file->nowait_read = true;
+	file->nowait_write = true;
+	file->residency = true;
+	file->zero_range = true;
+	file->punch_hole = true;
+	*out = file;
+	return 0;
+}
+
+void hostfile_close(struct hostfile *file)
+{
+	if (!file)
+		return;
+	if (file->fd >= 0)
+		close(file->fd);
+	free(file->path);
+	free(file);
+}
+
+int hostfile_size(const struct hostfile *file, uint64_t *size)
+{
+	struct stat status;
+
+	if (file->is_block)
+		return ioctl(file->fd, BLKGETSIZE64, size) ? -errno : 0;
+	if (fstat(file->fd, &status))
+		return -errno;
+	*size = (uint64_t)status.st_size;
+	return 0;
+}
+
+ssize_t hostfile_read_nowait(struct hostfile *file, void *buffer, size_t length, uint64_t offset)
+{
+	struct iovec iov = {.iov_base = buffer, .iov_len = length};
+	ssize_t got;
+
+	if (!atomic_load_explicit(&file->nowait_read, memory_order_relaxed))
+		return -EAGAIN;
+	got = preadv2(file->fd, &iov, 1, (off_t)offset, RWF_NOWAIT);
+	if (got >= 0)
+		return got;
+	if (errno == EOPNOTSUPP || errno == ENOSYS) {
+		atomic_store_explicit(&file->nowait_read, false, memory_order_relaxed);
+		return -EAGAIN;
+	}
+	return -errno;
+}
+
+int hostfile_read(struct hostfile *file, void *buffer, size_t length, uint64_t offset)
+{
+	uint8_t *at = buffer;
+
+	while (length) {
+		ssize_t got = pread(file->fd, at, length, (off_t)offset);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -errno;
+		if (got == 0) {
+			memset(at, 0, length);
+			return -ENODATA;
+		}
+		at += got;
+		offset += (uint64_t)got;
+		length -= (size_t)got;
+	}
+	return 0;
+}
+
+int hostfile_write(struct hostfile *file, const void *buffer, size_t length, uint64_t offset)
+{
+	const uint8_t *at = buffer;
+
+	while (length) {
+		ssize_t put = pwrite(file->fd, at, length, (off_t)offset);
+
+		if (put < 0 && errno == EINTR)
+			continue;
+		if (put < 0)
+			return -errno;
+		if (put == 0)
+			return -EIO;
+		at += put;
+		offset += (uint64_t)put;
+		length -= (size_t)put;
+	}
+	return 0;
+}
+
+ssize_t hostfile_write_nowait(struct hostfile *file, const void *buffer, size_t length,
+			      uint64_t offset)
+{
+	struct iovec iov = {.iov_base = (void *)buffer, .iov_len = length};
+	ssize_t put;
+
+	if (!atomic_load_explicit(&file->nowait_write, memory_order_relaxed))
+		return -EAGAIN;
+	put = pwritev2(file->fd, &iov, 1, (off_t)offset, RWF_NOWAIT);
+	if (put >= 0)
+		return put;
+	if (errno == EOPNOTSUPP || errno == ENOSYS) {
+		atomic_store_explicit(&file->nowait_write, false, memory_order_relaxed);
+		return -EAGAIN;
+	}
+	return -errno;
+}
+
+ssize_t hostfile_splice(struct hostfile *file, uint64_t offset, int pipe_fd, size_t length)
+{
+	off64_t at = (off64_t)offset;
+	ssize_t moved = splice(file->fd, &at, pipe_fd, NULL, length, SPLICE_F_MOVE);
+
+	return moved < 0 ? -errno : moved;
+}
+
+bool hostfile_resident(struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	struct cachestat_range_abi range = {offset, length};
+	struct cachestat_abi answer;
+	uint64_t first = offset / HOST_PAGE;
+	uint64_t pages = (offset + length + HOST_PAGE - 1) / HOST_PAGE - first;
+
+	if (!atomic_load_explicit(&file->residency, memory_order_relaxed))
+		return false;
+	if (syscall(SYS_cachestat, file->fd, &range, &answer, 0)) {
+		atomic_store_explicit(&file->residency, false, memory_order_relaxed);
+		return false;
+	}
+	return answer.cached >= pages;
+}
+
+static int write_zeroes(struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	static const uint8_t zeroes[ZERO_BUFFER];
+
+	while (length) {
+		size_t step = (size_t)min_of(length, (uint64_t)sizeof(zeroes));
+		int rc = hostfile_write(file, zeroes, step, offset);
+
+		if (rc)
+			return rc;
+		offset += step;
+		length -= step;
+	}
+	return 0;
+}
+
+/* fallocate(2) that remembers a mode which this file does not know. */
+static int allocate(struct hostfile *file, int mode, atomic_bool *capability, uint64_t offset,
+		    uint64_t length)
+{
+	int rc;
+
+	if (capability && !atomic_load_explicit(capability, memory_order_relaxed))
+		return -EOPNOTSUPP;
+	do
+		rc = fallocate(file->fd, mode, (off_t)offset, (off_t)length);
+	while (rc && errno == EINTR);
+	if (!rc)
+		return 0;
+	/* Some block drivers answer EINVAL, old kernels ENODEV, for "this disk cannot". */
+	if (errno != EOPNOTSUPP && errno != ENOSYS && errno != ENODEV &&
+	    !(errno == EINVAL && file->is_block))
+		return -errno;
+	if (capability)
+		atomic_store_explicit(capability, false, memory_order_relaxed);
+	return -EOPNOTSUPP;
+}
+
+static int punch(struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	return allocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, &file->punch_hole, offset,
+			length);
+}
+
+/* Zeroes an aligned range by the host's own means; -EOPNOTSUPP when it has none. */
+static int zero_by_host(struct hostfile *file, uint64_t offset, uint64_t length, bool may_unmap)
+{
+	int rc = -EOPNOTSUPP;
+
+	if (may_unmap)
+		rc = punch(file, offset, length);
+	if (rc == -EOPNOTSUPP)
+		rc = allocate(file, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, &file->zero_range,
+			      offset, length);
+	if (rc != -EOPNOTSUPP || may_unmap || file->is_block)
+		return rc;
+	/* tmpfs: a hole that is allocated again is allocated zeroes. */
+	rc = punch(file, offset, length);
+	if (rc == 0)
+		rc = allocate(file, FALLOC_FL_KEEP_SIZE, NULL, offset, length);
+	return rc;
+}
+
+int hostfile_zero(struct hostfile *file, uint64_t offset, uint64_t length, unsigned int flags)
+{
+	uint64_t start = round_up(offset, file->block_size);
+	uint64_t end = round_down(offset + length, file->block_size);
+	bool fast = flags & HOSTFILE_ZERO_FAST;
+	int rc;
+
+	if (start >= end)
+		return fast && file->is_block ? -EOPNOTSUPP : write_zeroes(file, offset, length);
+	rc = zero_by_host(file, start, end - start, flags & HOSTFILE_ZERO_MAY_UNMAP);
+	if (rc == -EOPNOTSUPP)
+		return fast ? rc : write_zeroes(file, offset, length);
+	if (rc == 0)
+		rc = write_zeroes(file, offset, start - offset);
+	if (rc == 0)
+		rc = write_zeroes(file, end, offset + length - end);
+	return rc;
+}
+
+int hostfile_discard(struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	uint64_t start = round_up(offset, file->block_size);
+	uint64_t end = round_down(offset + length, file->block_size);
+	uint64_t range[2] = {start, end - start};
+	int rc;
+
+	if (start >= end)
+		return 0;
+	if (!file->is_block)
+		rc = punch(file, start, end - start);
+	else
+		rc = ioctl(file->fd, BLKDISCARD, range) ? -errno : 0;
+	/* TRIM is advice (S89). */
+	return rc == -EOPNOTSUPP || rc == -EINVAL || rc == -ENOTTY ? 0 : rc;
+}
+
+int hostfile_sync(struct hostfile *file)
+{
+	int rc;
+
+	do
+		rc = fdatasync(file->fd);
+	while (rc && errno == EINTR);
+	return rc ? -errno : 0;
+}
+
+int hostfile_prefetch(struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	return -posix_fadvise(file->fd, (off_t)offset, (off_t)length, POSIX_FADV_WILLNEED);
+}
+
+int hostfile_extent(struct hostfile *file, uint64_t offset, uint64_t *length, bool *hole)
+{
+	off_t data, end;
+
+	*hole = false;
+	if (file->is_block)
+		return 0;
+	data = lseek(file->fd, (off_t)offset, SEEK_DATA);
+	if (data < 0 && errno == ENXIO) {
+		*hole = true; /* up to the end of the file, or the file was cut */
+		return 0;
+	}
+	if (data < 0)
+		return errno == EINVAL ? 0 : -errno;
+	if ((uint64_t)data > offset) {
+		*hole = true;
+		*length = min_of(*length, (uint64_t)data - offset);
+		return 0;
+	}
+	end = lseek(file->fd, (off_t)offset, SEEK_HOLE);
+	if (end > data)
+		*length = min_of(*length, (uint64_t)end - offset);
+	return 0;
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Host files: the one thin layer through which the engine and the image drivers reach the bytes
+ * of the host (regular files and block devices). Everything above deals in struct hostfile, so
+ * that tests can record, fail, cut or delay each operation here.
+ *
+ * All functions return bytes or 0 on success and -errno on failure; none touches errno's meaning
+ * for the caller. Any thread; the capability bits are learned at run time and are only hints.
+ */
+#ifndef HAWSER_SERVER_IMAGE_HOSTFILE_H
+#define HAWSER_SERVER_IMAGE_HOSTFILE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "common/error.h"
+
+struct hostfile {
+	int fd;
+	bool writable;
+	bool is_block;            /* a block device, else a regular file */
+	uint32_t block_size;      /* zero and discard requests are aligned to it, bytes */
+	char *path;               /* as the user gave it, for messages */
+	atomic_bool nowait_read;  /* RWF_NOWAIT reads work here */
+	atomic_bool nowait_write; /* RWF_NOWAIT writes work here */
+	atomic_bool residency;    /* the page cache can be asked what it holds */
+	atomic_bool zero_range;   /* fallocate(ZERO_RANGE) works here */
+	atomic_bool punch_hole;   /* fallocate(PUNCH_HOLE) works here */
+};
+
+/*
+ * Opens path; -EISDIR and -EINVAL for what is neither a file nor a block device, -EACCES for a
+ * block device that is set read-only and should be written. No message: the caller knows what it
+ * was for. The file is closed and freed by hostfile_close().
+ */
+int hostfile_open(const char *path, bool writable, struct hostfile **file);
+void hostfile_close(struct hostfile *file);
+
+/* Size in bytes now; block devices are asked anew each time. */
+int hostfile_size(const struct hostfile *file, uint64_t *size);
+
+/*
+ * Reads without blocking: bytes (maybe fewer than asked), or -EAGAIN when the bytes are not in
+ * memory or this file cannot tell.
+ */
+ssize_t hostfile_read_nowait(struct hostfile *file, void *buffer, size_t length, uint64_t offset);
+
+/* Reads everything: 0, -ENODATA when the file ended first (the rest of the buffer is zeroed), or
+ * another -errno. Blocks. */
+int hostfile_read(struct hostfile *file, void *buffer, size_t length, uint64_t offset);
+
+/* Writes everything or fails. 0 or -errno. Blocks as the page cache demands. */
+int hostfile_write(struct hostfile *file, const void *buffer, size_t length, uint64_t offset);
+
+/* Writes without blocking: bytes, or -EAGAIN as above. */
+ssize_t hostfile_write_nowait(struct hostfile *file, const void *buffer, size_t length,
+			      uint64_t offset);
+
+/* Moves bytes from the file into a pipe without copying; see splice(2). Blocks on a miss. */
+ssize_t hostfile_splice(struct hostfile *file, uint64_t offset, int pipe_fd, size_t length);
+
+/* Is the whole range in the page cache? False also when nobody can tell. Does not block. */
+bool hostfile_resident(struct hostfile *file, uint64_t offset, uint64_t length);
+
+enum hostfile_zero {
+	HOSTFILE_ZERO_MAY_UNMAP = 1 << 0, /* the range may become a hole */
+	HOSTFILE_ZERO_FAST = 1 << 1,      /* -EOPNOTSUPP instead of writing zeroes */
+};
+/* The range reads as zeroes afterwards. Blocks. */
+int hostfile_zero(struct hostfile *file, uint64_t offset, uint64_t length, unsigned int flags);
+
+/* Gives the range back where the host can; its content is then undefined. Never fails for a host
+ * that cannot. Blocks. */
+int hostfile_discard(struct hostfile *file, uint64_t offset, uint64_t length);
+
+/* fdatasync(2). Blocks. */
+int hostfile_sync(struct hostfile *file);
+
+/* Starts reading the range into memory. */
+int hostfile_prefetch(struct hostfile *file, uint64_t offset, uint64_t length);
+
+/*
+ * The run of data or hole at offset: *length bytes from offset on are all data, or all hole.
+ * length on entry bounds the answer. Where the host cannot tell all is data. May block.
+ */
+int hostfile_extent(struct hostfile *file, uint64_t offset, uint64_t *length, bool *hole);
+
+#endif

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Images: the contract between the engine and the format drivers. A driver translates addresses;
+ * the engine moves bytes. It does not know the socket and does not know NBD.
+ *
+ * Two levels:
+ * - map, the fast path: where do these guest bytes live? Must not block when asked not to.
+ * - read, write, zero, discard, flush: ordinary blocking code, run by workers. Their defaults are
+ *   built on map, so that a driver like raw is nearly empty.
+ *
+ * All of a range is inside [0, image->size): the export checks. Any number of threads call into
+ * one image at once; the driver holds its own locks.
+ */
+#ifndef HAWSER_SERVER_IMAGE_IMAGE_H
+#define HAWSER_SERVER_IMAGE_IMAGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "hostfile.h"
+#include "server/server.h"
+
+enum map_intent {
+	MAP_READ,      /* the bytes are going to be read */
+	MAP_OVERWRITE, /* the bytes are going to be written where they are */
+	MAP_STATUS,    /* the truth about data and holes is wanted, at the price of looking */
+};
+
+enum { MAP_NOWAIT = 1 << 0 }; /* answer -EAGAIN rather than block */
+
+enum extent_kind {
+	EXTENT_FILE,   /* the bytes are in file at file_offset: the engine moves them itself */
+	EXTENT_ZERO,   /* they read as zeroes */
+	EXTENT_OPAQUE, /* only the driver can produce them, by its read */
+};
+
+/* What map answers: one run that starts at the offset asked for. */
+struct extent {
+	enum extent_kind kind;
+	bool hole;       /* for block status: nothing is allocated here */
+	uint64_t length; /* bytes, 1 up to what was asked */
+	struct hostfile *file;
+	uint64_t file_offset;
+};
+
+enum zero_flags {
+	ZERO_MAY_UNMAP = HOSTFILE_ZERO_MAY_UNMAP, /* holes are welcome */
+	ZERO_FAST = HOSTFILE_ZERO_FAST,           /* -EOPNOTSUPP unless faster than writing */
+};
+
+struct image;
+
+struct image_driver {
+	const char *name;
+	bool short_files; /* the host file may end inside the last cluster: zeroes follow */
+	/* Looks into an open file; sets image->size and image->state. Takes image->file as its
+	 * main file. On failure err is set and nothing is kept. */
+	int (*open)(struct image *image, struct error *err);
+	/* Flushes what it holds and frees its state. NULL: nothing to do. */
+	void (*close)(struct image *image);
+	/* 0; -EAGAIN (would block, or needs allocation: go to a worker); another -errno. */
+	int (*map)(struct image *image, uint64_t offset, uint64_t length, enum map_intent intent,
+		   unsigned int flags, struct extent *extent);
+	/* NULL members fall back to map and the host file. 0 or -errno. */
+	int (*read)(struct image *image, void *buffer, uint64_t offset, uint64_t length);
+	int (*write)(struct image *image, const void *buffer, uint64_t offset, uint64_t length);
+	int (*zero)(struct image *image, uint64_t offset, uint64_t length, unsigned int flags);
+	int (*discard)(struct image *image, uint64_t offset, uint64_t length);
+	int (*flush)(struct image *image);
+};
+
+struct image {
+	const struct image_driver *driver;
+	struct hostfile *file; /* the main file */
+	uint64_t size;         /* bytes that a guest sees */
+	bool read_only;
+	void *state; /* the driver's */
+};
+
+extern const struct image_driver image_driver_raw;
+
+/*
+ * Opens an image: file, locks, format. format NULL probes. Degrades to read-only as access
+ * allows, with a notice on the log. 0 or -errno with err set; image_close() releases it.
+ */
+int image_open(const char *path, const char *format, enum image_access access, struct image **image,
+	       struct error *err);
+void image_close(struct image *image);
+
+static inline int image_map(struct image *image, uint64_t offset, uint64_t length,
+			    enum map_intent intent, unsigned int flags, struct extent *extent)
+{
+	return image->driver->map(image, offset, length, intent, flags, extent);
+}
+
+/* Blocking operations, for workers. 0 or -errno. */
+int image_read(struct image *image, void *buffer, uint64_t offset, uint64_t length);
+int image_write(struct image *image, const void *buffer, uint64_t offset, uint64_t length);
+int image_zero(struct image *image, uint64_t offset, uint64_t length, unsigned int flags);
+int image_discard(struct image *image, uint64_t offset, uint64_t length);
+int image_flush(struct image *image);
+/* Starts reading the range into memory; advice. */
+int image_prefetch(struct image *image, uint64_t offset, uint64_t length);
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The server's limits, each with its reason. hawserd(8) tells them to users.
+ */
+#ifndef HAWSER_SERVER_LIMITS_H
+#define HAWSER_SERVER_LIMITS_H
+
+#include "common/clock.h"
+
+enum {
+	/* One receive of a connection thread: hundreds of requests, or a piece of a payload that
+	 * still fits the processor's second-level cache. */
+	RECEIVE_BUFFER = 256 << 10,
+	/* Replies are gathered up to here before they are sent. */
+	SEND_GATHER = 128 << 10,
+	SEND_BUFFER = 512 << 10,
+	/* Reads up to here are copied into the send buffer; larger ones move without it. */
+	READ_INLINE_MAX = 128 << 10,
+	/* The largest piece of one request in a job's buffer. */
+	JOB_PIECE = 1 << 20,
+	/* A simple reply cannot take back its header, so a read up to here is complete before its
+	 * reply begins. */
+	READ_WHOLE_MAX = 4 << 20,
+	/* Buffers of one connection's jobs, and of all: 64 MiB is held even by a server that
+	 * serves a hundred busy clients. One largest piece is always granted to each connection. */
+	CONNECTION_BUFFERS_MAX = 16 << 20,
+	PROCESS_BUFFERS_MAX = 128 << 20,
+	/* Requests of one connection that are with the workers. */
+	CONNECTION_JOBS_MAX = 256,
+	/* Threads that serve busy connections; more connections take turns. */
+	ENGINE_THREADS_MAX = 64,
+	/* Threads for operations that block. */
+	WORKER_THREADS_MAX = 16,
+	/* Clients in negotiation; the oldest goes when a new one comes. */
+	NEGOTIATING_MAX = 256,
+	/* Extents of one block status answer. */
+	STATUS_EXTENTS_MAX = 4096,
+};
+
+/* A client that waits for a slot (-e) is refused after this long. */
+#define SLOT_WAIT (2 * CLOCK_SECOND)
+/* A peer that stops in the middle of a request is dropped. */
+#define STALL_LIMIT (30 * CLOCK_SECOND)
+/* A peer that takes no replies is dropped. */
+#define SEND_STALL_LIMIT (120 * CLOCK_SECOND)
+/* A connection without requests gives its thread back. */
+#define PARK_AFTER (50 * CLOCK_MILLISECOND)
+/* At shutdown, requests that were received are finished for this long. */
+#define DRAIN_LIMIT (10 * CLOCK_SECOND)
+/* An idle engine or worker thread ends. */
+#define THREAD_IDLE_LIMIT (5 * CLOCK_SECOND)
+
+#endif

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A connection from accept to transmission: moves bytes between its socket and the handshake
+ * machine without ever waiting, so that mute peers cost a little memory and no thread. Runs in the
+ * main loop.
+ */
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "common/log.h"
+#include "connection.h"
+#include "server-internal.h"
+
+/* A Unix socket's default buffer holds three pieces of 64 KiB: too few to keep both sides busy. */
+enum { UNIX_SEND_BUFFER = 2 << 20 };
+
+static void tune_socket(int fd)
+{
+	int one = 1, size = UNIX_SEND_BUFFER, domain = 0;
+	socklen_t length = sizeof(domain);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length))
+		return;
+	if (domain != AF_UNIX)
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* S4 */
+	else if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)))
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+}
+
+struct connection *connection_new(struct server *server, int fd,
+				  const struct handshake_world *world)
+{
+	static atomic_uint last_id;
+	struct connection *connection = calloc(1, sizeof(*connection));
+
+	if (!connection)
+		return NULL;
+	tune_socket(fd);
+	transport_init_plain(&connection->transport, fd);
+	connection->server = server;
+	connection->id = atomic_fetch_add(&last_id, 1) + 1;
+	connection->state = CONNECTION_NEGOTIATING;
+	pthread_mutex_init(&connection->mail_lock, NULL);
+	handshake_start(&connection->handshake, world, &connection->out);
+	log_info("client %u: connected", connection->id);
+	return connection;
+}
+
+void connection_free(struct connection *connection)
+{
+	log_info("client %u: gone", connection->id);
+	handshake_clear(&connection->handshake);
+	free(connection->terms.context_export);
+	outbuf_clear(&connection->out);
+	outbuf_clear(&connection->held);
+	pthread_mutex_destroy(&connection->mail_lock);
+	free(connection);
+}
+
+/* Sends what it can of the answers; false when the peer is gone. */
+static bool send_answers(struct connection *connection)
+{
+	while (connection->out.used) {
+		struct iovec iov = {.iov_base = connection->out.bytes,
+				    .iov_len = connection->out.used};
+		ssize_t sent = transport_send(&connection->transport, &iov, 1, MSG_DONTWAIT);
+
+		if (sent == -EAGAIN)
+			return true;
+		if (sent < 0 && sent != -EINTR)
+			return false;
+		if (sent > 0)
+			outbuf_consume(&connection->out, (size_t)sent);
+	}
+	return true;
+}
+
+/* Feeds the machine from what is held, after appending what came; keeps the rest. */
+static void feed(struct connection *connection, const uint8_t *bytes, size_t length)
+{
+	struct outbuf *held = &connection->held;
+	size_t used;
+
+	if (!held->used) {
+		used = handshake_feed(&connection->handshake, bytes, length);
+		outbuf_add(held, bytes + used, length - used);
+	} else {
+		outbuf_add(held, bytes, length);
+		if (held->failed)
+			return;
+		used = handshake_feed(&connection->handshake, held->bytes, held->used);
+		outbuf_consume(held, used);
+	}
+}
+
+static enum negotiation outcome_of(struct connection *connection)
+{
+	struct handshake *handshake = &connection->handshake;
+
+	if (connection->held.failed || connection->out.failed)
+		return NEGOTIATION_DROP;
+	switch (handshake->phase) {
+	case HANDSHAKE_FLAGS:
+	case HANDSHAKE_OPTIONS:
+	case HANDSHAKE_SWALLOW:
+		return NEGOTIATION_GOES_ON;
+	case HANDSHAKE_FULL:
+		return NEGOTIATION_FULL;
+	case HANDSHAKE_DONE:
+		connection->export_ = handshake->export_;
+		connection->terms = handshake->terms;
+		handshake->terms.context_export = NULL; /* now the connection's */
+		return connection->out.used ? NEGOTIATION_GOES_ON : NEGOTIATION_DONE;
+	case HANDSHAKE_CLOSE:
+		return connection->out.used ? NEGOTIATION_GOES_ON : NEGOTIATION_CLOSE;
+	case HANDSHAKE_DROP:
+		break;
+	}
+	return NEGOTIATION_DROP;
+}
+
+/* No more is taken from the socket while an option waits for its answers to leave or for a slot. */
+static bool may_receive(const struct connection *connection)
+{
+	return connection->held.used <= HANDSHAKE_OPTION_MAX + sizeof(struct nbd_option_wire) &&
+	       connection->out.used <= HANDSHAKE_OUTPUT_MAX;
+}
+
+enum negotiation connection_negotiate(struct connection *connection, uint8_t *scratch)
+{
+	enum negotiation outcome;
+	ssize_t got;
+
+	do {
+		got = -EAGAIN;
+		feed(connection, NULL, 0);
+		outcome = outcome_of(connection);
+		if (outcome == NEGOTIATION_GOES_ON || outcome == NEGOTIATION_FULL) {
+			if (may_receive(connection) && connection->handshake.phase < HANDSHAKE_DONE)
+				got = transport_recv(&connection->transport, scratch,
+						     NEGOTIATION_SCRATCH, MSG_DONTWAIT);
+			if (got > 0)
+				feed(connection, scratch, (size_t)got);
+			else if (got != -EAGAIN && got != -EINTR)
+				return NEGOTIATION_DROP;
+		}
+		if (!send_answers(connection))
+			return NEGOTIATION_DROP;
+		outcome = outcome_of(connection);
+	} while (got > 0 && (outcome == NEGOTIATION_GOES_ON));
+	return outcome;
+}

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Replies. Sending blocks the connection's thread while the peer does not read: that is the
+ * back-pressure, nothing grows meanwhile. After a failure the connection is dead and all further
+ * replies vanish.
+ */
+#include "reply.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "connection.h"
+#include "engine.h"
+#include "image/hostfile.h"
+#include "limits.h"
+
+static bool is_structured(const struct connection *connection)
+{
+	return connection->terms.structured || connection->terms.extended;
+}
+
+/* Waits until the peer takes bytes again; false when it does not, for too long. */
+static bool wait_writable(struct connection *connection)
+{
+	struct pollfd item = {.fd = connection->transport.fd, .events = POLLOUT};
+	int ready;
+
+	do
+		ready = poll(&item, 1, (int)(SEND_STALL_LIMIT / CLOCK_MILLISECOND));
+	while (ready < 0 && errno == EINTR);
+	if (ready > 0)
+		return true;
+	connection_kill(connection, "the client takes no replies");
+	return false;
+}
+
+static void send_all(struct connection *connection, const uint8_t *bytes, size_t length, int flags)
+{
+	while (length && !connection->dead) {
+		struct iovec iov = {.iov_base = (void *)bytes, .iov_len = length};
+		ssize_t sent =
+			transport_send(&connection->transport, &iov, 1, flags | MSG_DONTWAIT);
+
+		if (sent == -EAGAIN) {
+			wait_writable(connection);
+		} else if (sent < 0 && sent != -EINTR) {
+			connection_kill(connection, NULL);
+		} else if (sent > 0) {
+			bytes += sent;
+			length -= (size_t)sent;
+		}
+	}
+}
+
+void reply_flush(struct connection *connection, bool more)
+{
+	struct send_buffer *send = &connection->thread->send;
+
+	if (send->used)
+		send_all(connection, send->bytes, send->used, more ? MSG_MORE : 0);
+	send->used = 0;
+}
+
+uint8_t *reply_reserve(struct connection *connection, size_t length)
+{
+	struct send_buffer *send = &connection->thread->send;
+
+	if (send->used >= SEND_GATHER || send->used + length > SEND_BUFFER)
+		reply_flush(connection, false);
+	return connection->dead ? NULL : send->bytes + send->used;
+}
+
+void reply_commit(struct connection *connection, size_t length)
+{
+	connection->thread->send.used += length;
+}
+
+/* A chunk's header and room for its content; the content's address, or NULL. */
+static uint8_t *add_chunk(struct connection *connection, const struct nbd_request *request,
+			  uint16_t flags, uint16_t type, uint32_t content)
+{
+	bool extended = connection->terms.extended;
+	size_t head = nbd_chunk_size(extended);
+	uint8_t *at = reply_reserve(connection, head + content);
+
+	if (!at)
+		return NULL;
+	nbd_chunk_build(at, extended, flags, type, request->cookie, request->offset, content);
+	reply_commit(connection, head + content);
+	return at + head;
+}
+
+static void add_error_chunk(struct connection *connection, const struct nbd_request *request,
+			    int error, const uint64_t *offset)
+{
+	const char *text = strerror(-error);
+	uint32_t length = (uint32_t)strlen(text);
+	uint8_t *at = add_chunk(connection, request, NBD_REPLY_FLAG_DONE,
+				offset ? NBD_REPLY_ERROR_OFFSET : NBD_REPLY_ERROR,
+				6 + length + (offset ? 8 : 0));
+
+	if (!at)
+		return;
+	nbd_put32(at, nbd_errno_from_host(-error));
+	nbd_put16(at + 4, (uint16_t)length);
+	memcpy(at + 6, text, length);
+	if (offset)
+		nbd_put64(at + 6 + length, *offset);
+}
+
+/* Only READ and BLOCK_STATUS must be answered in chunks; for the others a simple reply is legal
+ * and shorter, unless headers are extended. */
+void reply_status(struct connection *connection, const struct nbd_request *request, int error)
+{
+	bool simple_allowed = request->type != NBD_CMD_READ &&
+			      request->type != NBD_CMD_BLOCK_STATUS && error == 0;
+
+	if (connection->terms.extended || (is_structured(connection) && !simple_allowed)) {
+		if (error)
+			add_error_chunk(connection, request, error, NULL);
+		else
+			reply_done(connection, request);
+		return;
+	}
+	uint8_t *at = reply_reserve(connection, sizeof(struct nbd_simple_reply_wire));
+
+	if (at)
+		reply_commit(connection, nbd_simple_reply_build(at, request->cookie,
+								nbd_errno_from_host(-error)));
+}
+
+void reply_error_at(struct connection *connection, const struct nbd_request *request, int error,
+		    uint64_t offset)
+{
+	if (is_structured(connection))
+		add_error_chunk(connection, request, error, &offset);
+	else
+		reply_status(connection, request, error);
+}
+
+void reply_done(struct connection *connection, const struct nbd_request *request)
+{
+	add_chunk(connection, request, NBD_REPLY_FLAG_DONE, NBD_REPLY_NONE, 0);
+}
+
+void reply_hole(struct connection *connection, const struct nbd_request *request, uint64_t offset,
+		uint64_t length)
+{
+	uint8_t *at = add_chunk(connection, request, 0, NBD_REPLY_OFFSET_HOLE, 12);
+
+	if (!at)
+		return;
+	nbd_put64(at, offset);
+	nbd_put32(at + 8, (uint32_t)length);
+}
+
+size_t reply_data_head_size(const struct connection *connection)
+{
+	if (!is_structured(connection))
+		return sizeof(struct nbd_simple_reply_wire);
+	return nbd_chunk_size(connection->terms.extended) + 8;
+}
+
+void reply_data_head(const struct connection *connection, uint8_t *at,
+		     const struct nbd_request *request, uint16_t flags, uint64_t offset,
+		     uint64_t length)
+{
+	if (!is_structured(connection)) {
+		nbd_simple_reply_build(at, request->cookie, 0);
+		return;
+	}
+	at += nbd_chunk_build(at, connection->terms.extended, flags, NBD_REPLY_OFFSET_DATA,
+			      request->cookie, request->offset, length + 8);
+	nbd_put64(at, offset);
+}
+
+void reply_bytes(struct connection *connection, const uint8_t *bytes, size_t length)
+{
+	struct send_buffer *send = &connection->thread->send;
+	struct iovec iov[2] = {{.iov_base = send->bytes, .iov_len = send->used},
+			       {.iov_base = (void *)bytes, .iov_len = length}};
+	ssize_t sent;
+
+	if (connection->dead)
+		return;
+	sent = transport_send(&connection->transport, iov, 2, MSG_DONTWAIT);
+	if (sent < 0 && sent != -EAGAIN && sent != -EINTR) {
+		connection_kill(connection, NULL);
+		return;
+	}
+	if (sent < 0)
+		sent = 0;
+	if ((size_t)sent < send->used) {
+		send_all(connection, send->bytes + sent, send->used - (size_t)sent, MSG_MORE);
+		sent = 0;
+	} else {
+		sent -= (ssize_t)send->used;
+	}
+	send->used = 0;
+	send_all(connection, bytes + sent, length - (size_t)sent, 0);
+}
+
+void reply_zeroes(struct connection *connection, uint64_t length)
+{
+	static const uint8_t zeroes[64 << 10];
+
+	while (length && !connection->dead) {
+		size_t step = (size_t)min_of(length, (uint64_t)sizeof(zeroes));
+
+		reply_bytes(connection, zeroes, step);
+		length -= step;
+	}
+}
+
+/* Empties the pipe into the transport. */
+static void drain_pipe(struct connection *connection, size_t length, bool more)
+{
+	struct engine_thread *thread = connection->thread;
+	unsigned int flags = SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more ? SPLICE_F_MORE : 0);
+
+	while (length && !connection->dead) {
+		ssize_t moved = connection->transport.ops->splice(&connection->transport,
+								  thread->pipe[0], length, flags);
+
+		if (moved == -EAGAIN)
+			wait_writable(connection);
+		else if (moved > 0)
+			length -= (size_t)moved;
+		else if (moved != -EINTR)
+			connection_kill(connection, NULL);
+	}
+}
+
+/* A dead connection leaves bytes in the pipe: the next one must not find them. */
+static void renew_pipe(struct engine_thread *thread)
+{
+	close(thread->pipe[0]);
+	close(thread->pipe[1]);
+	if (pipe2(thread->pipe, O_CLOEXEC)) {
+		thread->pipe[0] = thread->pipe[1] = -1;
+		return;
+	}
+	fcntl(thread->pipe[1], F_SETPIPE_SZ, thread->pipe_size);
+}
+
+int64_t reply_splice(struct connection *connection, struct hostfile *file, uint64_t offset,
+		     uint64_t length)
+{
+	struct engine_thread *thread = connection->thread;
+	uint64_t done = 0;
+
+	if (!connection->transport.ops->splice || !connection->transport.is_unix ||
+	    thread->pipe[0] < 0)
+		return -EOPNOTSUPP;
+	reply_flush(connection, true);
+	while (done < length && !connection->dead) {
+		size_t step = (size_t)min_of(length - done, (uint64_t)thread->pipe_size);
+		ssize_t got = hostfile_splice(file, offset + done, thread->pipe[1], step);
+
+		if (got == -EINTR)
+			continue;
+		if (got <= 0)
+			break;
+		drain_pipe(connection, (size_t)got, done + (uint64_t)got < length);
+		done += (uint64_t)got;
+	}
+	if (connection->dead)
+		renew_pipe(thread);
+	return (int64_t)done;
+}

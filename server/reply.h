@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The replies of one connection on their way out: gathered in the engine thread's send buffer,
+ * sent in one call. Headers of both forms are made here, so nobody else knows which one was
+ * negotiated. A reply once begun is finished or the connection dies. Engine thread only.
+ */
+#ifndef HAWSER_SERVER_REPLY_H
+#define HAWSER_SERVER_REPLY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/nbd-protocol.h"
+
+struct connection;
+struct hostfile;
+
+/* The send buffer of an engine thread. */
+struct send_buffer {
+	uint8_t *bytes;
+	size_t used;
+};
+
+/* Room of length bytes in the send buffer (length <= SEND_BUFFER), flushing first when needed;
+ * reply_commit() says how many were used. NULL: the connection is dead. */
+uint8_t *reply_reserve(struct connection *connection, size_t length);
+void reply_commit(struct connection *connection, size_t length);
+
+/* Sends what was gathered. more: the rest follows at once. */
+void reply_flush(struct connection *connection, bool more);
+
+/* The whole answer of a request without data; error is 0 or a negative errno. */
+void reply_status(struct connection *connection, const struct nbd_request *request, int error);
+
+/* The whole answer of a request that failed, naming where (structured: ERROR_OFFSET). */
+void reply_error_at(struct connection *connection, const struct nbd_request *request, int error,
+		    uint64_t offset);
+
+/* The last chunk, without content. */
+void reply_done(struct connection *connection, const struct nbd_request *request);
+/* A chunk that says: length zeroes at offset. */
+void reply_hole(struct connection *connection, const struct nbd_request *request, uint64_t offset,
+		uint64_t length);
+
+/* Bytes before the data of a read's reply of this connection (simple header, or chunk + offset). */
+size_t reply_data_head_size(const struct connection *connection);
+/* Builds that head at `at`. flags: NBD_REPLY_FLAG_DONE when this is all of it. */
+void reply_data_head(const struct connection *connection, uint8_t *at,
+		     const struct nbd_request *request, uint16_t flags, uint64_t offset,
+		     uint64_t length);
+
+/* Sends bytes that live elsewhere, behind what was gathered. */
+void reply_bytes(struct connection *connection, const uint8_t *bytes, size_t length);
+/* Sends zeroes. */
+void reply_zeroes(struct connection *connection, uint64_t length);
+
+/*
+ * Sends a run of the file without copying it, behind what was gathered. Returns how many bytes
+ * went out: less than length only when the file ended or failed under us. -EOPNOTSUPP before the
+ * first byte: this transport cannot.
+ */
+int64_t reply_splice(struct connection *connection, struct hostfile *file, uint64_t offset,
+		     uint64_t length);
+
+#endif

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT */
+/* What the parts of the running server (engine, connection) ask of server.c. */
+#ifndef HAWSER_SERVER_SERVER_INTERNAL_H
+#define HAWSER_SERVER_SERVER_INTERNAL_H
+
+#include "connection.h"
+
+struct worker_pool;
+
+/* An engine thread gives a connection back: to be parked, or over. */
+void server_connection_back(struct connection *connection, enum connection_outcome outcome);
+
+struct worker_pool *server_workers(struct server *server);
+struct engine *server_engine(struct server *server);
+
+#endif

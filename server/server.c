@@ -1,0 +1,675 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The server's main loop: accepts, negotiates, parks idle connections in one epoll and hands busy
+ * ones to the engine; signals, deadlines, drain. It must never block on a disk or on a peer.
+ *
+ * The loop owns all lists and every connection that is not busy. Busy ones come back through
+ * `back`, under `lock`, the only state that other threads touch.
+ */
+#include "server.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "buffer.h"
+#include "common/cleanup.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "connection.h"
+#include "engine.h"
+#include "export.h"
+#include "limits.h"
+#include "server-internal.h"
+#include "worker.h"
+
+TAILQ_HEAD(connection_list, connection);
+
+enum { LISTENERS_MAX = 8, EVENTS_AT_ONCE = 64, ACCEPTS_AT_ONCE = 64 };
+
+/* When there are no descriptors left, accepting rests for this long. */
+#define ACCEPT_REST CLOCK_SECOND
+
+struct server {
+	struct export export_;
+	struct handshake_world world;
+	struct server_config config;
+	struct engine *engine;
+	struct worker_pool *workers;
+	int epoll_fd, signal_fd, wake_fd;
+	int listeners[LISTENERS_MAX];
+	unsigned int listener_count;
+	bool listening;
+	uint64_t accept_after; /* 0: accepting */
+	struct connection_list all, negotiating, waiting, ended;
+	unsigned int negotiating_count;
+	unsigned int connections, clients; /* clients hold a slot */
+	bool had_client;
+	uint64_t drain_deadline; /* 0: not draining */
+	bool interrupted;        /* busy connections were cut off */
+	uint8_t *scratch;
+
+	pthread_mutex_t lock;
+	struct connection_list back; /* given back by engine threads; under lock */
+
+	bool stop_asked; /* any thread, atomic */
+};
+
+/* ---- Open and close ---- */
+
+static bool slot_free(const struct server *server)
+{
+	return !server->config.max_clients || server->clients < server->config.max_clients;
+}
+
+static bool take_slot(void *context)
+{
+	struct server *server = context;
+
+	if (!slot_free(server))
+		return false;
+	server->clients++;
+	server->had_client = true;
+	return true;
+}
+
+int server_open(struct server **out, const struct server_config *config, struct error *err)
+{
+	struct server *server = calloc(1, sizeof(*server));
+	int rc;
+
+	*out = NULL;
+	if (!server)
+		return error_set(err, ENOMEM, "out of memory");
+	server->config = *config;
+	server->epoll_fd = server->signal_fd = server->wake_fd = -1;
+	TAILQ_INIT(&server->all);
+	TAILQ_INIT(&server->negotiating);
+	TAILQ_INIT(&server->waiting);
+	TAILQ_INIT(&server->ended);
+	TAILQ_INIT(&server->back);
+	pthread_mutex_init(&server->lock, NULL);
+	rc = export_open(&server->export_, &config->export_, err);
+	if (rc) {
+		free(server);
+		return rc;
+	}
+	server->world = (struct handshake_world){.exports = &server->export_,
+						 .export_count = 1,
+						 .take_slot = take_slot,
+						 .context = server};
+	server->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	server->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	server->scratch = malloc(NEGOTIATION_SCRATCH);
+	if (server->wake_fd < 0 || server->epoll_fd < 0 || !server->scratch) {
+		server_close(server);
+		return error_set(err, ENOMEM, "out of memory or descriptors");
+	}
+	*out = server;
+	return 0;
+}
+
+uint64_t server_size(const struct server *server)
+{
+	return server->export_.size;
+}
+
+bool server_read_only(const struct server *server)
+{
+	return server->export_.read_only;
+}
+
+struct worker_pool *server_workers(struct server *server)
+{
+	return server->workers;
+}
+
+struct engine *server_engine(struct server *server)
+{
+	return server->engine;
+}
+
+void server_close(struct server *server)
+{
+	int *fds[] = {&server->epoll_fd, &server->signal_fd, &server->wake_fd};
+
+	engine_free(server->engine);
+	worker_pool_free(server->workers);
+	export_close(&server->export_);
+	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+		cleanup_close(fds[i]);
+	pthread_mutex_destroy(&server->lock);
+	buffer_trim();
+	free(server->scratch);
+	free(server);
+}
+
+static int watch(struct server *server, int fd, uint32_t events, void *owner)
+{
+	struct epoll_event event = {.events = events, .data.ptr = owner};
+
+	return epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
+}
+
+int server_add_listener(struct server *server, int fd, struct error *err)
+{
+	if (server->listener_count == LISTENERS_MAX)
+		return error_set(err, E2BIG, "too many sockets to listen on");
+	/* Inherited ones may block, and a client may leave between readiness and accept. */
+	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK))
+		return error_set_errno(err, errno, "cannot listen");
+	server->listeners[server->listener_count++] = fd;
+	return 0;
+}
+
+/* ---- Connections ---- */
+
+static struct connection_list *list_of(struct server *server, enum connection_state state)
+{
+	switch (state) {
+	case CONNECTION_NEGOTIATING:
+		return &server->negotiating;
+	case CONNECTION_WAITING:
+		return &server->waiting;
+	case CONNECTION_ENDED:
+		return &server->ended;
+	case CONNECTION_PARKED:
+	case CONNECTION_BUSY:
+		break;
+	}
+	return NULL;
+}
+
+static void leave_state(struct server *server, struct connection *connection)
+{
+	struct connection_list *list = list_of(server, connection->state);
+
+	if (list)
+		TAILQ_REMOVE(list, connection, link);
+	if (connection->state == CONNECTION_NEGOTIATING)
+		server->negotiating_count--;
+}
+
+static void enter_state(struct server *server, struct connection *connection,
+			enum connection_state state)
+{
+	struct connection_list *list = list_of(server, state);
+
+	connection->state = state;
+	if (list)
+		TAILQ_INSERT_TAIL(list, connection, link);
+	if (state == CONNECTION_NEGOTIATING)
+		server->negotiating_count++;
+}
+
+static void set_events(struct server *server, struct connection *connection, uint32_t events)
+{
+	struct epoll_event event = {.events = events, .data.ptr = connection};
+	int operation = EPOLL_CTL_MOD;
+
+	if (events == connection->events)
+		return;
+	if (!events)
+		operation = EPOLL_CTL_DEL;
+	else if (!connection->events)
+		operation = EPOLL_CTL_ADD;
+	connection->events = events;
+	epoll_ctl(server->epoll_fd, operation, connection->transport.fd, &event);
+}
+
+/* The connection is over; the loop owns it and it is in no engine queue. Its memory stays until
+ * the events at hand have been looked at: one of them may be its own. */
+static void end_connection(struct server *server, struct connection *connection,
+			   enum transport_close how)
+{
+	bool had_slot = connection->has_slot;
+
+	leave_state(server, connection);
+	set_events(server, connection, 0);
+	TAILQ_REMOVE(&server->all, connection, all);
+	server->connections--;
+	enter_state(server, connection, CONNECTION_ENDED);
+	transport_close(&connection->transport, how);
+	if (server->accept_after)
+		server->accept_after = 1; /* a descriptor is free again */
+	if (had_slot)
+		server->clients--;
+}
+
+static void free_ended(struct server *server)
+{
+	struct connection *connection;
+
+	while ((connection = TAILQ_FIRST(&server->ended))) {
+		TAILQ_REMOVE(&server->ended, connection, link);
+		connection_free(connection);
+	}
+}
+
+static void serve(struct server *server, struct connection *connection)
+{
+	leave_state(server, connection);
+	set_events(server, connection, 0);
+	enter_state(server, connection, CONNECTION_BUSY);
+	if (server->drain_deadline)
+		connection_drain(connection);
+	if (engine_serve(server->engine, connection)) {
+		log_warning("client %u: dropped: no thread can be started", connection->id);
+		end_connection(server, connection, TRANSPORT_CLOSE_DROP);
+	}
+}
+
+static void park(struct server *server, struct connection *connection)
+{
+	leave_state(server, connection);
+	enter_state(server, connection, CONNECTION_PARKED);
+	set_events(server, connection, EPOLLIN | EPOLLRDHUP);
+}
+
+static void negotiation_goes_on(struct server *server, struct connection *connection)
+{
+	if (connection->state == CONNECTION_WAITING) {
+		leave_state(server, connection);
+		enter_state(server, connection, CONNECTION_NEGOTIATING);
+	}
+	set_events(server, connection, connection->out.used ? EPOLLOUT : EPOLLIN);
+}
+
+static void negotiation_full(struct server *server, struct connection *connection)
+{
+	if (connection->state == CONNECTION_WAITING)
+		return;
+	leave_state(server, connection);
+	enter_state(server, connection, CONNECTION_WAITING);
+	connection->deadline = clock_now() + SLOT_WAIT;
+	/* Only its end is of interest now; more input would spin. */
+	set_events(server, connection, EPOLLRDHUP);
+}
+
+static void negotiate(struct server *server, struct connection *connection)
+{
+	enum negotiation outcome = connection_negotiate(connection, server->scratch);
+
+	connection->has_slot = connection->handshake.export_;
+	switch (outcome) {
+	case NEGOTIATION_GOES_ON:
+		negotiation_goes_on(server, connection);
+		break;
+	case NEGOTIATION_FULL:
+		negotiation_full(server, connection);
+		break;
+	case NEGOTIATION_DONE:
+		log_info("client %u: transmission of '%s' begins", connection->id,
+			 connection->export_->name);
+		if (connection->held.used)
+			serve(server, connection);
+		else
+			park(server, connection);
+		break;
+	case NEGOTIATION_CLOSE:
+		end_connection(server, connection, TRANSPORT_CLOSE_CLEAN);
+		break;
+	case NEGOTIATION_DROP:
+		end_connection(server, connection, TRANSPORT_CLOSE_DROP);
+		break;
+	}
+}
+
+/* Slots are free: those who wait for one try again, oldest first. Each leaves the list. */
+static void resume_waiting(struct server *server)
+{
+	struct connection *connection;
+
+	while ((connection = TAILQ_FIRST(&server->waiting)) && slot_free(server))
+		negotiate(server, connection);
+}
+
+static struct connection *add_connection(struct server *server, int fd)
+{
+	struct connection *connection = connection_new(server, fd, &server->world);
+
+	if (!connection)
+		return NULL;
+	TAILQ_INSERT_TAIL(&server->all, connection, all);
+	server->connections++;
+	enter_state(server, connection, CONNECTION_NEGOTIATING);
+	connection->handshake.shutting_down = server->drain_deadline;
+	connection->deadline =
+		server->config.handshake_limit_ms
+			? clock_now() + server->config.handshake_limit_ms * CLOCK_MILLISECOND
+			: CLOCK_NEVER;
+	return connection;
+}
+
+int server_add_client(struct server *server, int fd, struct error *err)
+{
+	if (!add_connection(server, fd))
+		return error_set(err, ENOMEM, "out of memory");
+	return 0;
+}
+
+/* ---- Accepting ---- */
+
+static void watch_listeners(struct server *server, bool on)
+{
+	if (on == server->listening)
+		return;
+	server->listening = on;
+	for (unsigned int i = 0; i < server->listener_count; i++) {
+		if (on)
+			watch(server, server->listeners[i], EPOLLIN, &server->listeners[i]);
+		else
+			epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, server->listeners[i], NULL);
+	}
+}
+
+static bool drop_oldest_negotiation(struct server *server)
+{
+	struct connection *oldest = TAILQ_FIRST(&server->negotiating);
+
+	if (oldest)
+		end_connection(server, oldest, TRANSPORT_CLOSE_DROP);
+	return oldest;
+}
+
+/* No descriptors: make one free, or rest instead of spinning on a socket that stays readable. */
+static void accept_failed(struct server *server, int code)
+{
+	if (code == EMFILE || code == ENFILE || code == ENOBUFS || code == ENOMEM) {
+		if (code == EMFILE && drop_oldest_negotiation(server))
+			return;
+		log_warning("cannot accept clients for a while: %s", strerror(code));
+		watch_listeners(server, false);
+		server->accept_after = clock_now() + ACCEPT_REST;
+	}
+}
+
+static void accept_clients(struct server *server, int listener)
+{
+	for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
+		int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+		struct connection *connection;
+
+		if (fd < 0) {
+			accept_failed(server, errno);
+			return;
+		}
+		if (server->negotiating_count >= NEGOTIATING_MAX)
+			drop_oldest_negotiation(server);
+		connection = add_connection(server, fd);
+		if (connection)
+			negotiate(server, connection);
+		else
+			close(fd);
+	}
+}
+
+/* ---- Events ---- */
+
+void server_connection_back(struct connection *connection, enum connection_outcome outcome)
+{
+	struct server *server = connection->server;
+
+	connection->outcome = outcome;
+	pthread_mutex_lock(&server->lock);
+	TAILQ_INSERT_TAIL(&server->back, connection, link);
+	pthread_mutex_unlock(&server->lock);
+	eventfd_write(server->wake_fd, 1);
+}
+
+static void take_back(struct server *server)
+{
+	struct connection_list back = TAILQ_HEAD_INITIALIZER(back);
+	struct connection *connection;
+	eventfd_t count;
+
+	eventfd_read(server->wake_fd, &count);
+	pthread_mutex_lock(&server->lock);
+	TAILQ_CONCAT(&back, &server->back, link);
+	pthread_mutex_unlock(&server->lock);
+	while ((connection = TAILQ_FIRST(&back))) {
+		TAILQ_REMOVE(&back, connection, link);
+		if (connection->outcome == CONNECTION_END || server->drain_deadline)
+			end_connection(server, connection, TRANSPORT_CLOSE_CLEAN);
+		else
+			park(server, connection);
+	}
+}
+
+static void connection_ready(struct server *server, struct connection *connection, uint32_t events)
+{
+	switch (connection->state) {
+	case CONNECTION_NEGOTIATING:
+		negotiate(server, connection);
+		break;
+	case CONNECTION_WAITING:
+		if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+			end_connection(server, connection, TRANSPORT_CLOSE_DROP);
+		break;
+	case CONNECTION_PARKED:
+		serve(server, connection);
+		break;
+	case CONNECTION_BUSY:
+	case CONNECTION_ENDED:
+		break;
+	}
+}
+
+static void begin_drain(struct server *server)
+{
+	struct connection *connection, *next;
+
+	if (server->drain_deadline)
+		return;
+	server->drain_deadline = clock_now() + DRAIN_LIMIT;
+	watch_listeners(server, false);
+	for (connection = TAILQ_FIRST(&server->all); connection; connection = next) {
+		next = TAILQ_NEXT(connection, all);
+		connection->handshake.shutting_down = true;
+		if (connection->state == CONNECTION_BUSY)
+			connection_drain(connection);
+		else if (connection->state == CONNECTION_PARKED)
+			end_connection(server, connection, TRANSPORT_CLOSE_CLEAN);
+	}
+}
+
+/* The second signal does not wait for anybody. */
+static void signal_received(struct server *server)
+{
+	struct signalfd_siginfo info;
+
+	if (read(server->signal_fd, &info, sizeof(info)) != sizeof(info))
+		return;
+	log_info("stopping: %s", strsignal((int)info.ssi_signo));
+	if (server->drain_deadline)
+		server->drain_deadline = 1;
+	begin_drain(server);
+}
+
+void server_stop(struct server *server)
+{
+	__atomic_store_n(&server->stop_asked, true, __ATOMIC_SEQ_CST);
+	eventfd_write(server->wake_fd, 1);
+}
+
+static void handle_event(struct server *server, const struct epoll_event *event)
+{
+	int *listener = event->data.ptr;
+
+	if (event->data.ptr == &server->signal_fd)
+		signal_received(server);
+	else if (event->data.ptr == &server->wake_fd)
+		take_back(server);
+	else if (listener >= server->listeners && listener < server->listeners + LISTENERS_MAX)
+		accept_clients(server, *listener);
+	else
+		connection_ready(server, event->data.ptr, event->events);
+}
+
+/* ---- Deadlines ---- */
+
+static uint64_t earliest(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Both lists are in the order of their deadlines. */
+static uint64_t next_deadline(const struct server *server)
+{
+	const struct connection *negotiating = TAILQ_FIRST(&server->negotiating);
+	const struct connection *waiting = TAILQ_FIRST(&server->waiting);
+	uint64_t deadline = CLOCK_NEVER;
+
+	if (negotiating)
+		deadline = earliest(deadline, negotiating->deadline);
+	if (waiting)
+		deadline = earliest(deadline, waiting->deadline);
+	if (server->accept_after)
+		deadline = earliest(deadline, server->accept_after);
+	if (server->drain_deadline)
+		deadline = earliest(deadline, server->drain_deadline);
+	return deadline;
+}
+
+/* Busy connections did not end in time: cut their peers off, so that their threads come back. */
+static void interrupt_busy(struct server *server)
+{
+	struct connection *connection;
+
+	server->interrupted = true;
+	server->drain_deadline = clock_now() + DRAIN_LIMIT;
+	TAILQ_FOREACH(connection, &server->all, all)
+	if (connection->state == CONNECTION_BUSY)
+		transport_interrupt(&connection->transport);
+}
+
+static void check_deadlines(struct server *server)
+{
+	uint64_t now = clock_now();
+	struct connection *connection;
+
+	while ((connection = TAILQ_FIRST(&server->negotiating)) && connection->deadline <= now) {
+		log_info("client %u: did not finish the handshake in time", connection->id);
+		end_connection(server, connection, TRANSPORT_CLOSE_DROP);
+	}
+	while ((connection = TAILQ_FIRST(&server->waiting)) && connection->deadline <= now) {
+		connection->handshake.slot_refused = true;
+		connection->deadline = now + SLOT_WAIT;
+		negotiate(server, connection);
+	}
+	if (server->accept_after && server->accept_after <= now) {
+		server->accept_after = 0;
+		watch_listeners(server, !server->drain_deadline);
+	}
+	if (server->drain_deadline && server->drain_deadline <= now && !server->interrupted)
+		interrupt_busy(server);
+}
+
+/* ---- The loop ---- */
+
+/* Without anybody in transmission there is nothing to drain. */
+static void end_negotiations(struct server *server)
+{
+	struct connection *connection;
+
+	while ((connection = TAILQ_FIRST(&server->all)))
+		end_connection(server, connection, TRANSPORT_CLOSE_DROP);
+	free_ended(server);
+}
+
+/* Has the work ended? */
+static bool is_over(struct server *server)
+{
+	bool nobody_left = server->had_client && !server->clients &&
+			   TAILQ_EMPTY(&server->waiting) && !server->config.persistent;
+
+	if (nobody_left || (!server->listener_count && !server->connections) ||
+	    __atomic_load_n(&server->stop_asked, __ATOMIC_SEQ_CST))
+		begin_drain(server);
+	return server->drain_deadline && !server->clients;
+}
+
+static int prepare(struct server *server, struct error *err)
+{
+	struct rlimit files;
+	sigset_t signals;
+
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+	sigemptyset(&signals);
+	if (!server->config.signals_elsewhere) {
+		sigaddset(&signals, SIGINT);
+		sigaddset(&signals, SIGTERM);
+		sigaddset(&signals, SIGHUP);
+	}
+	server->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (server->signal_fd < 0)
+		return error_set_errno(err, errno, "cannot wait for signals");
+	server->engine = engine_new(ENGINE_THREADS_MAX);
+	server->workers = worker_pool_new(WORKER_THREADS_MAX);
+	if (!server->engine || !server->workers)
+		return error_set(err, ENOMEM, "out of memory");
+	if (watch(server, server->signal_fd, EPOLLIN, &server->signal_fd) ||
+	    watch(server, server->wake_fd, EPOLLIN, &server->wake_fd))
+		return error_set_errno(err, errno, "cannot watch descriptors");
+	watch_listeners(server, true);
+	return 0;
+}
+
+static int run_loop(struct server *server)
+{
+	struct epoll_event events[EVENTS_AT_ONCE];
+
+	while (!is_over(server)) {
+		int count = epoll_wait(server->epoll_fd, events, EVENTS_AT_ONCE,
+				       clock_poll_timeout(next_deadline(server)));
+
+		if (count < 0 && errno != EINTR)
+			return -errno;
+		for (int i = 0; i < count; i++)
+			handle_event(server, &events[i]);
+		check_deadlines(server);
+		resume_waiting(server);
+		free_ended(server);
+		/* Cut off, and still stuck in the disk: nothing more can be done for them. */
+		if (server->interrupted && clock_now() >= server->drain_deadline)
+			return -ETIMEDOUT;
+	}
+	return 0;
+}
+
+int server_run(struct server *server, struct error *err)
+{
+	struct connection *connection, *next;
+	int rc = prepare(server, err);
+
+	if (rc)
+		return rc;
+	for (connection = TAILQ_FIRST(&server->all); connection; connection = next) {
+		next = TAILQ_NEXT(connection, all);
+		negotiate(server, connection);
+	}
+	rc = run_loop(server);
+	if (rc == -ETIMEDOUT)
+		return error_set(err, ETIMEDOUT,
+				 "requests are stuck in the disk, stopping without them");
+	if (rc)
+		return error_set_errno(err, -rc, "cannot wait for clients");
+	end_negotiations(server);
+	rc = server->export_.read_only ? 0 : export_flush(&server->export_);
+	if (rc)
+		return error_set_errno(err, -rc, "%s: the last flush failed",
+				       server->config.export_.file);
+	return 0;
+}

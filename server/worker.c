@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The worker pool: one queue, threads on demand up to a bound, idle ones end. Must never wait for
+ * a connection: a finished job is dropped into the connection's mailbox.
+ */
+#include "worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "connection.h"
+#include "limits.h"
+#include "thread.h"
+
+struct worker_pool {
+	pthread_mutex_t lock;
+	pthread_cond_t work;  /* a job came, or the pool ends */
+	pthread_cond_t ended; /* a thread ended */
+	struct job *head, **tail;
+	unsigned int threads, threads_max;
+	unsigned int idle;
+	unsigned int queued;
+	bool closing;
+};
+
+static struct job *take_job(struct worker_pool *pool)
+{
+	struct job *job = pool->head;
+
+	pool->head = job->next;
+	if (!pool->head)
+		pool->tail = &pool->head;
+	pool->queued--;
+	return job;
+}
+
+/* Waits for work; false when the thread should end. The lock is held. */
+static bool wait_for_work(struct worker_pool *pool)
+{
+	struct timespec until = thread_wait_until(THREAD_IDLE_LIMIT);
+	int rc = 0;
+
+	pool->idle++;
+	while (!pool->head && !pool->closing && rc != ETIMEDOUT)
+		rc = pthread_cond_timedwait(&pool->work, &pool->lock, &until);
+	pool->idle--;
+	return pool->head;
+}
+
+static void *worker_main(void *argument)
+{
+	struct worker_pool *pool = argument;
+
+	pthread_mutex_lock(&pool->lock);
+	while (pool->head || wait_for_work(pool)) {
+		struct job *job = take_job(pool);
+
+		pthread_mutex_unlock(&pool->lock);
+		job->run(job);
+		connection_job_done(job);
+		pthread_mutex_lock(&pool->lock);
+	}
+	pool->threads--;
+	pthread_cond_signal(&pool->ended);
+	pthread_mutex_unlock(&pool->lock);
+	return NULL;
+}
+
+struct worker_pool *worker_pool_new(unsigned int threads_max)
+{
+	struct worker_pool *pool = calloc(1, sizeof(*pool));
+
+	if (!pool)
+		return NULL;
+	pthread_mutex_init(&pool->lock, NULL);
+	thread_cond_init(&pool->work);
+	pthread_cond_init(&pool->ended, NULL);
+	pool->tail = &pool->head;
+	pool->threads_max = threads_max;
+	return pool;
+}
+
+void worker_pool_free(struct worker_pool *pool)
+{
+	if (!pool)
+		return;
+	pthread_mutex_lock(&pool->lock);
+	pool->closing = true;
+	pthread_cond_broadcast(&pool->work);
+	while (pool->threads)
+		pthread_cond_wait(&pool->ended, &pool->lock);
+	pthread_mutex_unlock(&pool->lock);
+	pthread_mutex_destroy(&pool->lock);
+	pthread_cond_destroy(&pool->work);
+	pthread_cond_destroy(&pool->ended);
+	free(pool);
+}
+
+void worker_submit(struct worker_pool *pool, struct job *job)
+{
+	bool alone = false;
+
+	job->next = NULL;
+	pthread_mutex_lock(&pool->lock);
+	*pool->tail = job;
+	pool->tail = &job->next;
+	pool->queued++;
+	if (pool->queued <= pool->idle) {
+		pthread_cond_signal(&pool->work);
+	} else if (pool->threads < pool->threads_max) {
+		if (thread_start(worker_main, pool) == 0)
+			pool->threads++;
+		else
+			alone = pool->threads == 0;
+	}
+	if (alone)
+		job = take_job(pool);
+	pthread_mutex_unlock(&pool->lock);
+	if (alone) {
+		job->run(job);
+		connection_job_done(job);
+	}
+}
