@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# make bench            the table of targets, paired runs against the peers (a quarter of an hour)
+# make bench            the table of targets, paired runs against the peers (twenty minutes)
 # make bench SHORT=1    the same in less than three minutes
 # make bench ROWS=read-4k-d64,connect SERVERS=hawserd,nbdkit ROUNDS=7
 # BENCH_DIR must be on a disk file system.
