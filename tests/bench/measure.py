@@ -22,8 +22,10 @@ class Images:
 
     def __init__(self, directory, memory, size, load):
         self.size = size
-        self.paths = {"disk": Path(directory) / "disk.img", "sparse": Path(directory) / "sparse.img",
-                      "tmpfs": Path(memory) / "tmpfs.img", "source": Path(memory) / "source.img"}
+        # Absolute: a server that goes to the background changes its folder.
+        directory, memory = Path(directory).resolve(), Path(memory).resolve()
+        self.paths = {"disk": directory / "disk.img", "sparse": directory / "sparse.img",
+                      "tmpfs": memory / "tmpfs.img", "source": memory / "source.img"}
         self.load = load
 
     def make(self, places):
