@@ -278,6 +278,20 @@ void read_continue(struct connection *connection)
 
 /* ---- The request ---- */
 
+/* A reply that cannot tell of holes sends zeroes. */
+static void send_zeroes(struct connection *connection, const struct nbd_request *request)
+{
+	size_t head = reply_data_head_size(connection);
+	uint8_t *at = reply_reserve(connection, head);
+
+	if (!at)
+		return;
+	reply_data_head(connection, at, request, NBD_REPLY_FLAG_DONE, request->offset,
+			request->length);
+	reply_commit(connection, head);
+	reply_zeroes(connection, request->length);
+}
+
 /* The common case: one run, in memory. */
 static bool read_at_once(struct connection *connection, const struct nbd_request *request)
 {
@@ -285,8 +299,14 @@ static bool read_at_once(struct connection *connection, const struct nbd_request
 
 	if (export_map(connection->export_, request->offset, request->length, MAP_READ, MAP_NOWAIT,
 		       &extent) ||
-	    extent.kind != EXTENT_FILE || extent.length < request->length)
+	    extent.length < request->length || extent.kind == EXTENT_OPAQUE)
 		return false;
+	if (extent.kind == EXTENT_ZERO) {
+		if (is_chunked(connection) && !(request->flags & NBD_CMD_FLAG_DF))
+			return false;
+		send_zeroes(connection, request);
+		return true;
+	}
 	if (request->length <= READ_INLINE_MAX)
 		return send_cached(connection, request, NBD_REPLY_FLAG_DONE, request->offset,
 				   &extent);

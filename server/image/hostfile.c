@@ -114,6 +114,19 @@ int hostfile_size(const struct hostfile *file, uint64_t *size)
 	return 0;
 }
 
+int hostfile_sparse(const struct hostfile *file, bool *sparse)
+{
+	struct stat status;
+
+	*sparse = false;
+	if (file->is_block)
+		return 0;
+	if (fstat(file->fd, &status))
+		return -errno;
+	*sparse = (uint64_t)status.st_blocks * 512 < (uint64_t)status.st_size;
+	return 0;
+}
+
 ssize_t hostfile_read_nowait(struct hostfile *file, void *buffer, size_t length, uint64_t offset)
 {
 	struct iovec iov = {.iov_base = buffer, .iov_len = length};

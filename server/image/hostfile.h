@@ -42,6 +42,9 @@ void hostfile_close(struct hostfile *file);
 /* Size in bytes now; block devices are asked anew each time. */
 int hostfile_size(const struct hostfile *file, uint64_t *size);
 
+/* Has the file fewer bytes allocated than its size promises, so that it must have holes? */
+int hostfile_sparse(const struct hostfile *file, bool *sparse);
+
 /*
  * Reads without blocking: bytes (maybe fewer than asked), or -EAGAIN when the bytes are not in
  * memory or this file cannot tell.

@@ -1,41 +1,155 @@
 // SPDX-License-Identifier: MIT
 /*
- * The raw driver: guest bytes are file bytes. Everything but map is the default.
+ * The raw driver: guest bytes are file bytes. Everything but map is nearly the default.
+ *
+ * Reads of a sparse file are answered from its extent map, so that holes are told and not read.
+ * Asking the file system for each request would cost as much as reading, so runs of data are
+ * remembered, a bit for each granule that is data throughout. A stale "data" is always safe: the
+ * hole behind it reads as zeroes. A hole is never remembered, because others may write the file.
  */
 #include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 
+#include "common/size.h"
 #include "image.h"
+
+enum {
+	GRANULE_SHIFT = 18, /* 256 KiB: a bit map of 512 KiB for a disk of 1 TiB */
+	WORD_BITS = 64,
+};
+/* Beyond 64 TiB nothing is remembered; the bit map up to there takes 32 MiB where it is used. */
+#define GRANULES_MAX (UINT64_C(1) << 28)
+/* How far one question to the file system looks ahead. */
+#define LOOK_AHEAD (UINT64_C(1) << 30)
+
+struct raw {
+	atomic_bool sparse; /* there may be holes; false: all is data */
+	uint64_t granules;
+	_Atomic uint64_t *data; /* a bit a granule, any thread; bits are only hints */
+};
 
 static int raw_open(struct image *image, struct error *err)
 {
+	struct raw *raw;
+	bool sparse;
 	int rc = hostfile_size(image->file, &image->size);
 
 	if (rc)
 		return error_set_errno(err, -rc, "cannot tell the size");
+	raw = calloc(1, sizeof(*raw));
+	if (!raw)
+		return error_set(err, ENOMEM, "out of memory");
+	rc = hostfile_sparse(image->file, &sparse);
+	atomic_init(&raw->sparse, rc == 0 && sparse);
+	raw->granules = min_of((image->size >> GRANULE_SHIFT) + 1, GRANULES_MAX);
+	raw->data = calloc(raw->granules / WORD_BITS + 1, sizeof(*raw->data));
+	if (!raw->data) {
+		free(raw);
+		return error_set(err, ENOMEM, "out of memory");
+	}
+	image->state = raw;
 	return 0;
 }
 
+static void raw_close(struct image *image)
+{
+	struct raw *raw = image->state;
+
+	free(raw->data);
+	free(raw);
+}
+
+static bool granules_are_data(const struct raw *raw, uint64_t offset, uint64_t length)
+{
+	uint64_t first = offset >> GRANULE_SHIFT, last = (offset + length - 1) >> GRANULE_SHIFT;
+
+	if (last >= raw->granules)
+		return false;
+	for (uint64_t g = first; g <= last; g++)
+		if (!(atomic_load_explicit(&raw->data[g / WORD_BITS], memory_order_relaxed) &
+		      UINT64_C(1) << g % WORD_BITS))
+			return false;
+	return true;
+}
+
+/* Remembers the granules that lie in [offset, offset + length) entirely. */
+static void granules_set(struct raw *raw, uint64_t offset, uint64_t length)
+{
+	uint64_t first = round_up(offset, UINT64_C(1) << GRANULE_SHIFT) >> GRANULE_SHIFT;
+
+	uint64_t end = min_of((offset + length) >> GRANULE_SHIFT, raw->granules);
+
+	for (uint64_t g = first; g < end; g++)
+		atomic_fetch_or_explicit(&raw->data[g / WORD_BITS], UINT64_C(1) << g % WORD_BITS,
+					 memory_order_relaxed);
+}
+
+/* Whatever the range touches may be a hole now. */
+static void granules_forget(struct raw *raw, uint64_t offset, uint64_t length)
+{
+	uint64_t end = min_of(((offset + length - 1) >> GRANULE_SHIFT) + 1, raw->granules);
+
+	atomic_store_explicit(&raw->sparse, true, memory_order_relaxed);
+	for (uint64_t g = offset >> GRANULE_SHIFT; g < end; g++)
+		atomic_fetch_and_explicit(&raw->data[g / WORD_BITS],
+					  ~(UINT64_C(1) << g % WORD_BITS), memory_order_relaxed);
+}
+
+/* Asks the file system; a run of data is remembered beyond what was asked. */
+static int look(struct image *image, uint64_t offset, uint64_t length, struct extent *extent)
+{
+	uint64_t ahead = max_of(length, LOOK_AHEAD), run = min_of(image->size - offset, ahead);
+	int rc = hostfile_extent(image->file, offset, &run, &extent->hole);
+
+	if (rc)
+		return rc;
+	if (extent->hole)
+		extent->kind = EXTENT_ZERO;
+	else
+		granules_set(image->state, offset, run);
+	extent->length = min_of(run, length);
+	return 0;
+}
+
+/* lseek(2) answers from the inode's extents; it is quick enough for the connection's thread. */
 static int raw_map(struct image *image, uint64_t offset, uint64_t length, enum map_intent intent,
 		   unsigned int flags, struct extent *extent)
 {
-	*extent = (struct extent){.kind = EXTENT_FILE,
-				  .hole = false,
-				  .length = length,
-				  .file = image->file,
-				  .file_offset = offset};
-	if (intent != MAP_STATUS)
-		return 0;
-	if (flags & MAP_NOWAIT)
-		return -EAGAIN;
-	int rc = hostfile_extent(image->file, offset, &extent->length, &extent->hole);
+	struct raw *raw = image->state;
+	bool known = !atomic_load_explicit(&raw->sparse, memory_order_relaxed) ||
+		     granules_are_data(raw, offset, length);
 
-	if (extent->hole)
-		extent->kind = EXTENT_ZERO;
+	*extent = (struct extent){
+		.kind = EXTENT_FILE, .length = length, .file = image->file, .file_offset = offset};
+	if (intent == MAP_OVERWRITE || (intent == MAP_READ && known))
+		return 0;
+	if (intent == MAP_STATUS && flags & MAP_NOWAIT)
+		return -EAGAIN;
+	return look(image, offset, length, extent);
+}
+
+static int raw_zero(struct image *image, uint64_t offset, uint64_t length, unsigned int flags)
+{
+	int rc = hostfile_zero(image->file, offset, length, flags);
+
+	granules_forget(image->state, offset, length);
+	return rc;
+}
+
+static int raw_discard(struct image *image, uint64_t offset, uint64_t length)
+{
+	int rc = hostfile_discard(image->file, offset, length);
+
+	granules_forget(image->state, offset, length);
 	return rc;
 }
 
 const struct image_driver image_driver_raw = {
 	.name = "raw",
 	.open = raw_open,
+	.close = raw_close,
 	.map = raw_map,
+	.zero = raw_zero,
+	.discard = raw_discard,
 };
