@@ -283,5 +283,9 @@ int device_disconnect(const char *text, struct error *err)
 
 	if (stat(node, &status) < 0)
 		return error_set_errno(err, errno, "Cannot open %s", text);
-	return rc ? rc : detach_how(index, false, err);
+	if (!rc)
+		rc = detach_how(index, false, err);
+	if (rc == -EBUSY || rc == -ETIMEDOUT)
+		error_hint(err, " (with 'hawser detach --force')");
+	return rc;
 }
