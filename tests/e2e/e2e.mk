@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: MIT
+# Real peers from Debian packages, end to end.
+CHECKS += tests/e2e/peers.py
