@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: MIT
+/* hawserd's command line: what each option sets, what is refused with which words, what excludes
+ * what. Words are those that scripts may know from qemu-nbd. */
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "server/options.h"
+
+enum { WORDS_MAX = 24 };
+
+static struct options options;
+static struct error err;
+
+/* Splits at blanks; getopt_long permutes the copy. */
+static int parse(const char *line)
+{
+	static char copy[8192];
+	char *argv[WORDS_MAX + 1] = {copy};
+	int argc = 0;
+
+	memset(&err, 0, sizeof(err));
+	ck_assert_uint_lt(strlen(line), sizeof(copy));
+	strcpy(copy, line);
+	for (char *word = strtok(copy, " "); word; word = strtok(NULL, " ")) {
+		ck_assert_int_lt(argc, WORDS_MAX);
+		argv[argc++] = word;
+	}
+	argv[argc] = NULL;
+	return options_parse(&options, argc, argv, &err);
+}
+
+START_TEST(test_defaults)
+{
+	ck_assert_int_eq(parse("hawserd disk"), 0);
+	ck_assert_int_eq(options.mode, OPTIONS_SERVE);
+	ck_assert_str_eq(options.server.export_.file, "disk");
+	ck_assert_str_eq(options.server.export_.name, "");
+	ck_assert_ptr_null(options.server.export_.format);
+	ck_assert_uint_eq(options.server.export_.offset, 0);
+	ck_assert_int_eq(options.server.export_.access, IMAGE_READ_WRITE);
+	ck_assert_uint_eq(options.server.max_clients, 1);
+	ck_assert_uint_eq(options.server.handshake_limit_ms, 10000);
+	ck_assert(!options.server.persistent);
+	ck_assert_ptr_null(options.port);
+	ck_assert_ptr_null(options.socket);
+}
+END_TEST
+
+START_TEST(test_all_long)
+{
+	ck_assert_int_eq(parse("hawserd --port=10 --bind ::1 --export-name=n --description=d "
+			       "--read-only --shared=0 --persistent --fork --pid-file=p -v -v "
+			       "--format=raw --offset=0x200 --handshake-limit=0 disk"),
+			 0);
+	ck_assert_str_eq(options.port, "10");
+	ck_assert_str_eq(options.bind, "::1");
+	ck_assert_str_eq(options.server.export_.name, "n");
+	ck_assert_str_eq(options.server.export_.description, "d");
+	ck_assert_int_eq(options.server.export_.access, IMAGE_READ_ONLY);
+	ck_assert_uint_eq(options.server.max_clients, 0);
+	ck_assert(options.server.persistent);
+	ck_assert(options.fork);
+	ck_assert_str_eq(options.pid_file, "p");
+	ck_assert_uint_eq(options.verbose, 2);
+	ck_assert_str_eq(options.server.export_.format, "raw");
+	ck_assert_uint_eq(options.server.export_.offset, 512);
+	ck_assert_uint_eq(options.server.handshake_limit_ms, 0);
+}
+END_TEST
+
+/* The same meaning, in other spellings. */
+static const char *const spellings[] = {
+	"hawserd -t -e 3 -k /s disk",
+	"hawserd disk -t -e 3 -k /s",
+	"hawserd -t disk -e3 -k/s",
+	"hawserd -te3 -k /s disk",
+	"hawserd --pers --share=3 --sock /s disk",
+	"hawserd -t -e 9 -e 3 -k /x -k /s disk",
+	"hawserd -te 3 -k /s -- disk",
+};
+
+START_TEST(test_spelling)
+{
+	ck_assert_int_eq(parse(spellings[_i]), 0);
+	ck_assert(options.server.persistent);
+	ck_assert_uint_eq(options.server.max_clients, 3);
+	ck_assert_str_eq(options.socket, "/s");
+	ck_assert_str_eq(options.server.export_.file, "disk");
+}
+END_TEST
+
+static const struct {
+	const char *line;
+	enum options_mode mode;
+} modes[] = {
+	{"hawserd -d /dev/nbd0", OPTIONS_DETACH},
+	{"hawserd --disconnect /dev/nbd0", OPTIONS_DETACH},
+	{"hawserd -L", OPTIONS_LIST},
+	{"hawserd -L -r -s -t -e 2 -k /s", OPTIONS_SERVE}, /* refused: -s is not there yet */
+	{"hawserd -L -r -t -e 2 -p 99 -b host", OPTIONS_LIST},
+	{"hawserd --help --no-such-option", OPTIONS_HELP},
+	{"hawserd -V -h", OPTIONS_VERSION},
+};
+
+START_TEST(test_mode)
+{
+	int rc = parse(modes[_i].line);
+
+	ck_assert_int_eq(rc, modes[_i].mode == OPTIONS_SERVE ? -EINVAL : 0);
+	ck_assert_int_eq(options.mode, modes[_i].mode);
+}
+END_TEST
+
+static const struct {
+	const char *line, *said;
+} refused[] = {
+	{"hawserd", "Invalid number of arguments\nTry `hawserd --help' for more information."},
+	{"hawserd a b", "Invalid number of arguments\nTry"},
+	{"hawserd --zzz a", "Try `hawserd --help' for more information."},
+	{"hawserd -Z a", "Try `hawserd --help' for more information."},
+	{"hawserd -k rel a", "socket path must be absolute"},
+	{"hawserd -o 1k a", "Invalid offset '1k'"},
+	{"hawserd -o -1 a", "Invalid offset '-1'"},
+	{"hawserd -o 18446744073709551616 a", "Invalid offset '18446744073709551616'"},
+	{"hawserd -e x a", "Invalid shared device number 'x'"},
+	{"hawserd -e -1 a", "Invalid shared device number '-1'"},
+	{"hawserd -e 2147483648 a", "Invalid shared device number '2147483648'"},
+	{"hawserd --handshake-limit=x a", "Invalid handshake limit 'x'"},
+	{"hawserd --handshake-limit=4294968 a", "Invalid handshake limit '4294968'"},
+	{"hawserd -p 65536 a", "Invalid port number '65536'"},
+	{"hawserd -p 99999999999999999999999 a", "Invalid port number '9999"},
+	{"hawserd -L a", "List mode is incompatible with a file name"},
+	{"hawserd -L -x a", "List mode is incompatible with per-device settings"},
+	{"hawserd -L -o 0", "List mode is incompatible with per-device settings"},
+	{"hawserd -L -f raw", "List mode is incompatible with per-device settings"},
+	{"hawserd -L -D x", "List mode is incompatible with per-device settings"},
+	{"hawserd -L -c nbd0", "List mode is incompatible with per-device settings"},
+	{"hawserd -L -d", "List mode is incompatible with per-device settings"},
+	{"hawserd -L --fork", "List mode is incompatible with forking"},
+	{"hawserd -c nbd0 -d a", "--connect and --disconnect are mutually exclusive"},
+	{"hawserd -r --auto-read-only a", "--read-only and --auto-read-only are mutually"},
+	{"hawserd --run x --fork a", "--run and --fork are mutually exclusive"},
+	{"hawserd --stdio -k /s a", "--stdio and --socket are mutually exclusive"},
+	{"hawserd nbd://host/x", "'nbd://host/x': images that are described by json: or a URL"},
+	{"hawserd json:{}", "'json:{}': images that are described"},
+	{"hawserd nbd:localhost:10809", "'nbd:localhost:10809': images"},
+	{"hawserd -s a", "option '-s' (--snapshot) is not available in this version"},
+	{"hawserd --snap a", "option '-s' (--snapshot) is not available in this version"},
+	{"hawserd --load-snapshot=x a", "option '-l' (--load-snapshot) is not available"},
+	{"hawserd -P 1 a", "option '-P' (--partition) is not available"},
+	{"hawserd -n a", "option '-n' (--nocache) is not available"},
+	{"hawserd --cache=none a", "option '--cache' is not available"},
+	{"hawserd --aio native a", "option '--aio' is not available"},
+	{"hawserd --discard=unmap a", "option '--discard' is not available"},
+	{"hawserd --detect-zeroes=on a", "option '--detect-zeroes' is not available"},
+	{"hawserd --image-opts driver=raw", "option '--image-opts' is not available"},
+	{"hawserd --object secret,id=x a", "option '--object' is not available"},
+	{"hawserd --tls-creds=x a", "option '--tls-creds' is not available"},
+	{"hawserd --tls-authz=x a", "option '--tls-authz' is not available"},
+	{"hawserd --tls-hostname=x -L", "option '--tls-hostname' is not available"},
+	{"hawserd -T x a", "option '-T' (--trace) is not available"},
+	{"hawserd -B x a", "option '-B' (--bitmap) is not available"},
+	{"hawserd -A a", "option '-A' (--allocation-depth) is not available"},
+	{"hawserd --selinux-label=x a", "option '--selinux-label' is not available"},
+};
+
+START_TEST(test_refused)
+{
+	ck_assert_int_eq(parse(refused[_i].line), -EINVAL);
+	ck_assert_msg(!strncmp(err.text, refused[_i].said, strlen(refused[_i].said)),
+		      "'%s' said '%s'", refused[_i].line, err.text);
+}
+END_TEST
+
+/* Long strings: the limit itself is allowed, one byte more is not. */
+START_TEST(test_length)
+{
+	static const struct {
+		const char *option, *said;
+		int allowed;
+		char fill;
+	} limits[] = {
+		{"-x ", "export name '", 4096, 'n'},
+		{"-D ", "export description '", 4096, 'd'},
+		{"-k /", "UNIX socket path '/", 106, 's'},
+	};
+	char line[8000];
+
+	for (int over = 0; over <= 1; over++) {
+		int used = sprintf(line, "hawserd a %s", limits[_i].option);
+		int count = limits[_i].allowed + over;
+
+		memset(line + used, limits[_i].fill, (size_t)count);
+		line[used + count] = '\0';
+		ck_assert_int_eq(parse(line), over ? -EINVAL : 0);
+	}
+	ck_assert(!strncmp(err.text, limits[_i].said, strlen(limits[_i].said)));
+	ck_assert_ptr_nonnull(strstr(err.text, "too long"));
+}
+END_TEST
+
+static const struct {
+	const char *line, *said;
+	unsigned int count;
+} activations[] = {
+	{"hawserd a", NULL, 0},
+	{"hawserd -p 1 -k /s a", NULL, 0},
+	{"hawserd -t -r a", NULL, 1},
+	{"hawserd a", "hawserd does not support socket activation with LISTEN_FDS > 1", 2},
+	{"hawserd -c nbd0 a", "NBD device can't be set when using socket activation", 1},
+	{"hawserd -k /s a", "Unix socket can't be set when using socket activation", 1},
+	{"hawserd -b ::1 a", "The interface can't be set when using socket activation", 1},
+	{"hawserd -p 1 a", "TCP port number can't be set when using socket activation", 1},
+	{"hawserd -L", "List mode is incompatible with socket activation", 1},
+	{"hawserd --run x a", "A command can't be set when using socket activation", 1},
+};
+
+START_TEST(test_activation)
+{
+	int rc;
+
+	ck_assert_int_eq(parse(activations[_i].line), 0);
+	rc = options_check_activation(&options, activations[_i].count, &err);
+	ck_assert_int_eq(rc, activations[_i].said ? -EINVAL : 0);
+	if (activations[_i].said)
+		ck_assert_str_eq(err.text, activations[_i].said);
+}
+END_TEST
+
+/* What is not there yet must not be in the help: tools grep it to learn what they may use. */
+START_TEST(test_help)
+{
+	char *text = NULL;
+	size_t length = 0;
+	FILE *out = open_memstream(&text, &length);
+
+	ck_assert_ptr_nonnull(out);
+	options_print_help(out);
+	fclose(out);
+	ck_assert_ptr_nonnull(strstr(text, "-p, --port=PORT"));
+	ck_assert_ptr_nonnull(strstr(text, "    --fork "));
+	ck_assert_ptr_null(strstr(text, "snapshot"));
+	ck_assert_ptr_null(strstr(text, "tls"));
+	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+		ck_assert_uint_le(strlen(line), 80);
+	free(text);
+}
+END_TEST
+
+#define COUNT(array) (int)(sizeof(array) / sizeof((array)[0]))
+
+int main(void)
+{
+	Suite *suite = suite_create("options");
+	TCase *tcase = tcase_create("command line");
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+	log_init("hawserd");
+	tcase_add_test(tcase, test_defaults);
+	tcase_add_test(tcase, test_all_long);
+	tcase_add_loop_test(tcase, test_spelling, 0, COUNT(spellings));
+	tcase_add_loop_test(tcase, test_mode, 0, COUNT(modes));
+	tcase_add_loop_test(tcase, test_refused, 0, COUNT(refused));
+	tcase_add_loop_test(tcase, test_length, 0, 3);
+	tcase_add_loop_test(tcase, test_activation, 0, COUNT(activations));
+	tcase_add_test(tcase, test_help);
+	suite_add_tcase(suite, tcase);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
