@@ -25,6 +25,7 @@ enum {
 	READ_AHEAD_KB = 1024,
 	MIN_SECTORS_KB = 4, /* the kernel takes no less than a page */
 	RENEW_SECONDS = 5,
+	GOING_SECONDS = 2,
 };
 /* A TRIM that takes longer than T costs the link, so it goes out in pieces. */
 #define DISCARD_MAX_BYTES (UINT64_C(1) << 30)
@@ -38,12 +39,13 @@ static uint64_t wanted_sectors_kb(const struct device_attach *attach)
 
 /* ---- Before ---- */
 
-/* Does an earlier server's WRITE_ZEROES wait on this index? */
+/* Does an earlier server's WRITE_ZEROES wait on this index? (It is harmless where nobody can
+ * write.) */
 static bool leaks_zeroes(int index, const struct device_request *request)
 {
 	uint64_t bytes = 0;
 
-	return !(request->flags & NBD_FLAG_SEND_WRITE_ZEROES) &&
+	return !(request->flags & (NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_READ_ONLY)) &&
 	       !sysfs_read_number("", index, "queue/write_zeroes_max_bytes", &bytes) && bytes;
 }
 
@@ -65,12 +67,10 @@ static int await_removal(int index, struct error *err)
 	return error_set(err, EBUSY, "/dev/nbd%d cannot be made anew: somebody has it open", index);
 }
 
-/*
- * Destroys an idle device: the next CONNECT with its index creates it with a clean queue. Only a
- * connected device can be told to go, so it gets an empty one over a socket pair for a moment.
- */
-static int renew(const struct device_interface *interface, int index, struct error *err)
+/* Connects an idle device to nothing for a moment. */
+static int touch(int index, uint32_t client_flags, struct error *err)
 {
+	uint64_t deadline = clock_now() + GOING_SECONDS * CLOCK_SECOND;
 	int ends[2], taken, rc;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
@@ -81,14 +81,33 @@ static int renew(const struct device_interface *interface, int index, struct err
 		.socket_count = 1,
 		.block_size = NBD_SECTOR,
 		.timeout = 1,
-		.client_flags = DEVICE_CLIENT_DESTROY,
+		.client_flags = client_flags,
 	};
-	rc = interface->connect(&request, &taken, err);
+	/* One that is still going down says EINVAL. */
+	while ((rc = device_netlink.connect(&request, &taken, err)) == -EINVAL &&
+	       clock_now() < deadline && !interruptible_sleep(5 * CLOCK_MILLISECOND))
+		;
 	if (!rc)
-		rc = interface->disconnect(index, err);
+		rc = device_netlink.disconnect(index, err);
 	close(ends[0]);
 	close(ends[1]);
-	return rc ? rc : await_removal(index, err);
+	return rc;
+}
+
+/*
+ * Destroys an idle device, so that the next CONNECT with its index creates it with a clean queue.
+ * Only a connected device can be told to go. The ioctls do not create devices: for them it is
+ * made anew at once.
+ */
+static int renew(const struct device_interface *interface, int index, struct error *err)
+{
+	int rc = touch(index, DEVICE_CLIENT_DESTROY, err);
+
+	if (!rc)
+		rc = await_removal(index, err);
+	if (!rc && interface != &device_netlink)
+		rc = touch(index, 0, err);
+	return rc;
 }
 
 static int first_idle(const struct device_state *state, void *context)
@@ -123,7 +142,8 @@ int limits_prepare(const struct device_interface *interface, const struct device
 	if (rc || !state.exists || state.attached)
 		return rc;
 	sysfs_write_number("", index, "queue/max_sectors_kb", wanted_sectors_kb(attach));
-	if (!leaks_zeroes(index, request) || interface != &device_netlink)
+	/* Kernels that keep WRITE_ZEROES show the netlink family everywhere. */
+	if (!leaks_zeroes(index, request) || netlink_available(NULL))
 		return 0;
 	/* Busy now may be idle at the connect; limits_apply() has the last word. */
 	rc = renew(interface, index, err);
