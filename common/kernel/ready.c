@@ -128,7 +128,10 @@ int ready_wait(int index, uint64_t size, uint64_t deadline, struct error *err)
 		if ((rc = pause_step(&step, deadline)))
 			break;
 	if (rc)
-		return wait_failed(rc, path, "it did not become readable (does the server answer?)",
+		return wait_failed(rc, path,
+				   access(path, F_OK)
+					   ? "its node did not appear (is /dev a devtmpfs here?)"
+					   : "could not be read (does the server answer?)",
 				   err);
 	udev_settle(deadline);
 	while (!rc && !nodes_present(index))
