@@ -335,6 +335,8 @@ enum connection_outcome connection_serve(struct connection *connection,
 
 	connection->thread = thread;
 	thread->send.used = 0;
+	thread->send.total = 0;
+	thread->send.runs = 0;
 	thread->spin = SPIN_MAX;
 	/* What arrived together with the last option of the handshake. */
 	memcpy(input.bytes, connection->held.bytes, connection->held.used);

@@ -14,8 +14,8 @@ enum {
 	/* Replies are gathered up to here before they are sent. */
 	SEND_GATHER = 128 << 10,
 	SEND_BUFFER = 512 << 10,
-	/* Reads up to here are copied into the send buffer; larger ones move without it. */
-	READ_INLINE_MAX = 128 << 10,
+	/* Reads up to here are copied into the send buffer; larger ones move without a copy. */
+	READ_INLINE_MAX = 32 << 10,
 	/* The largest piece of one request in a job's buffer. */
 	JOB_PIECE = 1 << 20,
 	/* A simple reply cannot take back its header, so a read up to here is complete before its

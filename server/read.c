@@ -165,6 +165,21 @@ static uint64_t copy_run(struct connection *connection, const struct extent *ext
 	return done;
 }
 
+/* Moves a run that is in memory by the cheapest way of this transport: pages into a Unix socket,
+ * the kernel's copy from a mapping into any other. Returns how far it came. */
+static uint64_t send_run_bytes(struct connection *connection, const struct extent *extent)
+{
+	const uint8_t *view;
+
+	if (reply_can_splice(connection))
+		return reply_splice(connection, extent->file, extent->file_offset, extent->length);
+	view = hostfile_view(extent->file, extent->file_offset, extent->length);
+	if (!view)
+		return copy_run(connection, extent);
+	reply_attach(connection, view, extent->length);
+	return extent->length;
+}
+
 /* The file ended or failed in the middle of a reply whose header is gone. */
 static void fail_run(struct connection *connection, const struct nbd_request *request,
 		     uint64_t offset, uint64_t left)
@@ -186,18 +201,16 @@ static bool stream_run(struct connection *connection, const struct nbd_request *
 {
 	size_t head = reply_data_head_size(connection);
 	uint8_t *at = reply_reserve(connection, head);
-	int64_t sent;
+	uint64_t sent;
 
 	if (!at)
 		return false;
 	reply_data_head(connection, at, request, 0, offset, extent->length);
 	reply_commit(connection, head);
-	sent = reply_splice(connection, extent->file, extent->file_offset, extent->length);
-	if (sent == -EOPNOTSUPP)
-		sent = (int64_t)copy_run(connection, extent);
-	if ((uint64_t)sent == extent->length)
+	sent = send_run_bytes(connection, extent);
+	if (sent == extent->length)
 		return true;
-	fail_run(connection, request, offset + (uint64_t)sent, extent->length - (uint64_t)sent);
+	fail_run(connection, request, offset + sent, extent->length - sent);
 	return false;
 }
 

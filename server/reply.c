@@ -39,21 +39,32 @@ static bool wait_writable(struct connection *connection)
 	return false;
 }
 
-static void send_all(struct connection *connection, const uint8_t *bytes, size_t length, int flags)
+/* Takes sent bytes off the front of the runs. */
+static void runs_consume(struct iovec **run, int *runs, size_t sent)
 {
-	while (length && !connection->dead) {
-		struct iovec iov = {.iov_base = (void *)bytes, .iov_len = length};
-		ssize_t sent =
-			transport_send(&connection->transport, &iov, 1, flags | MSG_DONTWAIT);
+	while (*runs && sent >= (*run)->iov_len) {
+		sent -= (*run)->iov_len;
+		(*run)++;
+		(*runs)--;
+	}
+	if (*runs) {
+		(*run)->iov_base = (uint8_t *)(*run)->iov_base + sent;
+		(*run)->iov_len -= sent;
+	}
+}
 
-		if (sent == -EAGAIN) {
+static void send_runs(struct connection *connection, struct iovec *run, int runs, int flags)
+{
+	while (runs && !connection->dead) {
+		ssize_t sent =
+			transport_send(&connection->transport, run, runs, flags | MSG_DONTWAIT);
+
+		if (sent == -EAGAIN)
 			wait_writable(connection);
-		} else if (sent < 0 && sent != -EINTR) {
+		else if (sent >= 0)
+			runs_consume(&run, &runs, (size_t)sent);
+		else if (sent != -EINTR)
 			connection_kill(connection, NULL);
-		} else if (sent > 0) {
-			bytes += sent;
-			length -= (size_t)sent;
-		}
 	}
 }
 
@@ -61,23 +72,58 @@ void reply_flush(struct connection *connection, bool more)
 {
 	struct send_buffer *send = &connection->thread->send;
 
-	if (send->used)
-		send_all(connection, send->bytes, send->used, more ? MSG_MORE : 0);
+	if (send->runs)
+		send_runs(connection, send->run, send->runs, more ? MSG_MORE : 0);
 	send->used = 0;
+	send->total = 0;
+	send->runs = 0;
 }
 
 uint8_t *reply_reserve(struct connection *connection, size_t length)
 {
 	struct send_buffer *send = &connection->thread->send;
 
-	if (send->used >= SEND_GATHER || send->used + length > SEND_BUFFER)
+	if (send->total >= SEND_GATHER || send->used + length > SEND_BUFFER ||
+	    send->runs == SEND_RUNS_MAX)
 		reply_flush(connection, false);
 	return connection->dead ? NULL : send->bytes + send->used;
 }
 
+static void add_run(struct send_buffer *send, const uint8_t *bytes, size_t length)
+{
+	struct iovec *last = send->runs ? &send->run[send->runs - 1] : NULL;
+
+	send->total += length;
+	if (last && (const uint8_t *)last->iov_base + last->iov_len == bytes)
+		last->iov_len += length;
+	else
+		send->run[send->runs++] =
+			(struct iovec){.iov_base = (void *)bytes, .iov_len = length};
+}
+
 void reply_commit(struct connection *connection, size_t length)
 {
-	connection->thread->send.used += length;
+	struct send_buffer *send = &connection->thread->send;
+
+	add_run(send, send->bytes + send->used, length);
+	send->used += length;
+}
+
+void reply_attach(struct connection *connection, const uint8_t *bytes, size_t length)
+{
+	struct send_buffer *send = &connection->thread->send;
+
+	if (connection->dead || !length)
+		return;
+	if (send->runs == SEND_RUNS_MAX)
+		reply_flush(connection, true);
+	add_run(send, bytes, length);
+}
+
+void reply_bytes(struct connection *connection, const uint8_t *bytes, size_t length)
+{
+	reply_attach(connection, bytes, length);
+	reply_flush(connection, false);
 }
 
 /* A chunk's header and room for its content; the content's address, or NULL. */
@@ -179,32 +225,6 @@ void reply_data_head(const struct connection *connection, uint8_t *at,
 	nbd_put64(at, offset);
 }
 
-void reply_bytes(struct connection *connection, const uint8_t *bytes, size_t length)
-{
-	struct send_buffer *send = &connection->thread->send;
-	struct iovec iov[2] = {{.iov_base = send->bytes, .iov_len = send->used},
-			       {.iov_base = (void *)bytes, .iov_len = length}};
-	ssize_t sent;
-
-	if (connection->dead)
-		return;
-	sent = transport_send(&connection->transport, iov, 2, MSG_DONTWAIT);
-	if (sent < 0 && sent != -EAGAIN && sent != -EINTR) {
-		connection_kill(connection, NULL);
-		return;
-	}
-	if (sent < 0)
-		sent = 0;
-	if ((size_t)sent < send->used) {
-		send_all(connection, send->bytes + sent, send->used - (size_t)sent, MSG_MORE);
-		sent = 0;
-	} else {
-		sent -= (ssize_t)send->used;
-	}
-	send->used = 0;
-	send_all(connection, bytes + sent, length - (size_t)sent, 0);
-}
-
 void reply_zeroes(struct connection *connection, uint64_t length)
 {
 	static const uint8_t zeroes[64 << 10];
@@ -212,7 +232,7 @@ void reply_zeroes(struct connection *connection, uint64_t length)
 	while (length && !connection->dead) {
 		size_t step = (size_t)min_of(length, (uint64_t)sizeof(zeroes));
 
-		reply_bytes(connection, zeroes, step);
+		reply_attach(connection, zeroes, step);
 		length -= step;
 	}
 }
@@ -248,15 +268,18 @@ static void renew_pipe(struct engine_thread *thread)
 	fcntl(thread->pipe[1], F_SETPIPE_SZ, thread->pipe_size);
 }
 
-int64_t reply_splice(struct connection *connection, struct hostfile *file, uint64_t offset,
-		     uint64_t length)
+bool reply_can_splice(const struct connection *connection)
+{
+	return connection->transport.ops->splice && connection->transport.is_unix &&
+	       connection->thread->pipe[0] >= 0;
+}
+
+uint64_t reply_splice(struct connection *connection, struct hostfile *file, uint64_t offset,
+		      uint64_t length)
 {
 	struct engine_thread *thread = connection->thread;
 	uint64_t done = 0;
 
-	if (!connection->transport.ops->splice || !connection->transport.is_unix ||
-	    thread->pipe[0] < 0)
-		return -EOPNOTSUPP;
 	reply_flush(connection, true);
 	while (done < length && !connection->dead) {
 		size_t step = (size_t)min_of(length - done, (uint64_t)thread->pipe_size);
@@ -271,5 +294,5 @@ int64_t reply_splice(struct connection *connection, struct hostfile *file, uint6
 	}
 	if (connection->dead)
 		renew_pipe(thread);
-	return (int64_t)done;
+	return done;
 }

@@ -10,16 +10,24 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "common/nbd-protocol.h"
 
 struct connection;
 struct hostfile;
 
-/* The send buffer of an engine thread. */
+/* How many runs of memory one send gathers. */
+enum { SEND_RUNS_MAX = 64 };
+
+/* What an engine thread has gathered: runs of its own buffer and of memory elsewhere, in the order
+ * in which they leave. */
 struct send_buffer {
 	uint8_t *bytes;
-	size_t used;
+	size_t used;  /* of bytes */
+	size_t total; /* of all runs */
+	int runs;
+	struct iovec run[SEND_RUNS_MAX];
 };
 
 /* Room of length bytes in the send buffer (length <= SEND_BUFFER), flushing first when needed;
@@ -50,17 +58,20 @@ void reply_data_head(const struct connection *connection, uint8_t *at,
 		     const struct nbd_request *request, uint16_t flags, uint64_t offset,
 		     uint64_t length);
 
-/* Sends bytes that live elsewhere, behind what was gathered. */
+/* Adds bytes that live elsewhere and stay there until the next reply_flush(). */
+void reply_attach(struct connection *connection, const uint8_t *bytes, size_t length);
+/* The same, and flushes: the bytes may go away afterwards. */
 void reply_bytes(struct connection *connection, const uint8_t *bytes, size_t length);
 /* Sends zeroes. */
 void reply_zeroes(struct connection *connection, uint64_t length);
 
+/* Can reply_splice() do anything on this connection? */
+bool reply_can_splice(const struct connection *connection);
 /*
  * Sends a run of the file without copying it, behind what was gathered. Returns how many bytes
- * went out: less than length only when the file ended or failed under us. -EOPNOTSUPP before the
- * first byte: this transport cannot.
+ * went out: less than length only when the file ended or failed under us.
  */
-int64_t reply_splice(struct connection *connection, struct hostfile *file, uint64_t offset,
-		     uint64_t length);
+uint64_t reply_splice(struct connection *connection, struct hostfile *file, uint64_t offset,
+		      uint64_t length);
 
 #endif

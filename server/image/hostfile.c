@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -74,6 +75,7 @@ int hostfile_open(const char *path, bool writable, struct hostfile **out)
 	if (!file)
 		return -ENOMEM;
 	file->writable = writable;
+	pthread_mutex_init(&file->view_lock, NULL);
 	/* O_NONBLOCK: opening a FIFO must not hang; files and disks ignore it. */
 	file->fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	rc = file->fd < 0 ? -errno : check_kind(file);
@@ -96,6 +98,9 @@ void hostfile_close(struct hostfile *file)
 {
 	if (!file)
 		return;
+	if (file->view)
+		munmap(file->view, (size_t)file->view_size);
+	pthread_mutex_destroy(&file->view_lock);
 	if (file->fd >= 0)
 		close(file->fd);
 	free(file->path);
@@ -226,6 +231,36 @@ bool hostfile_resident(struct hostfile *file, uint64_t offset, uint64_t length)
 		return false;
 	}
 	return answer.cached >= pages;
+}
+
+/* Maps the file once. A process that locks its memory must not lock the image's pages with it. */
+static void make_view(struct hostfile *file)
+{
+	uint64_t size;
+	void *view;
+
+	pthread_mutex_lock(&file->view_lock);
+	if (!file->view && !file->view_size && hostfile_size(file, &size) == 0 && size &&
+	    size <= SIZE_MAX) {
+		view = mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED | MAP_NORESERVE, file->fd, 0);
+		file->view_size = size; /* also remembers that there was a try */
+		if (view != MAP_FAILED) {
+			munlock(view, (size_t)size);
+			atomic_store(&file->view, view);
+		}
+	}
+	pthread_mutex_unlock(&file->view_lock);
+}
+
+const uint8_t *hostfile_view(struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	uint8_t *view = atomic_load_explicit(&file->view, memory_order_acquire);
+
+	if (!view) {
+		make_view(file);
+		view = atomic_load_explicit(&file->view, memory_order_acquire);
+	}
+	return view && range_inside(offset, length, file->view_size) ? view + offset : NULL;
 }
 
 static int write_zeroes(struct hostfile *file, uint64_t offset, uint64_t length)

@@ -10,6 +10,7 @@
 #ifndef HAWSER_SERVER_IMAGE_HOSTFILE_H
 #define HAWSER_SERVER_IMAGE_HOSTFILE_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -21,9 +22,12 @@
 struct hostfile {
 	int fd;
 	bool writable;
-	bool is_block;            /* a block device, else a regular file */
-	uint32_t block_size;      /* zero and discard requests are aligned to it, bytes */
-	char *path;               /* as the user gave it, for messages */
+	bool is_block;           /* a block device, else a regular file */
+	uint32_t block_size;     /* zero and discard requests are aligned to it, bytes */
+	char *path;              /* as the user gave it, for messages */
+	_Atomic(uint8_t *) view; /* all of the file, mapped for reading; NULL: not yet */
+	uint64_t view_size;      /* written once, before view */
+	pthread_mutex_t view_lock;
 	atomic_bool nowait_read;  /* RWF_NOWAIT reads work here */
 	atomic_bool nowait_write; /* RWF_NOWAIT writes work here */
 	atomic_bool residency;    /* the page cache can be asked what it holds */
@@ -67,6 +71,13 @@ ssize_t hostfile_splice(struct hostfile *file, uint64_t offset, int pipe_fd, siz
 
 /* Is the whole range in the page cache? False also when nobody can tell. Does not block. */
 bool hostfile_resident(struct hostfile *file, uint64_t offset, uint64_t length);
+
+/*
+ * The range as memory, for the kernel to copy from, not for us to touch: where the file has been
+ * cut the kernel's copy fails, ours would be killed. For ranges that hostfile_resident() has just
+ * found in memory. NULL: not possible here.
+ */
+const uint8_t *hostfile_view(struct hostfile *file, uint64_t offset, uint64_t length);
 
 enum hostfile_zero {
 	HOSTFILE_ZERO_MAY_UNMAP = 1 << 0, /* the range may become a hole */
