@@ -14,7 +14,8 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "protocol"))
 
-from harness import MIB, Server, Skip, check, content_of, free_port, main, program, until  # noqa: E402
+from harness import (MIB, Server, Skip, check, content_of, free_port, main,  # noqa: E402
+                     program, until)
 
 SECONDS = 240  # ends a hang, nothing else
 
@@ -136,8 +137,8 @@ def test_qemu_io():
             out = qemu_io(server, "write -P 0xa1 0 64k", "write -f -P 0xa2 1M 1M",
                           "write -P 0xa3 3145733 777", "flush", "read -P 0xa1 0 64k",
                           "read -P 0xa2 1M 1M", "read -P 0xa3 3145733 777", "write -z 4M 1M",
-                          "write -z -u 5M 1M", "write -z -n 6M 512", "read -P 0 4M 2M", "discard 7M 64k",
-                          "flush", "aio_write -P 0xa4 2M 64k", "aio_read -P 0xa1 0 64k",
+                          "write -z -u 5M 1M", "write -z -n 6M 512", "read -P 0 4M 2M",
+                          "discard 7M 64k", "flush", "aio_write -P 0xa4 2M 64k", "aio_read -P 0xa1 0 64k",
                           "aio_flush", "read -P 0xa4 2M 64k")
             check("verification failed" not in out and "failed" not in out, out)
             data = server.bytes()

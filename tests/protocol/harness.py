@@ -28,7 +28,8 @@ from nbdraw import (ALLOCATION, Client, Dropped, Export, Violation, check, until
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 HAWSERD = os.environ.get("HAWSERD") or os.path.join(TOP, "build", "hawserd")
-SANITIZER = re.compile(r"ERROR: \w*Sanitizer|WARNING: ThreadSanitizer|runtime error:|Assertion .*failed")
+SANITIZER = re.compile(
+    r"ERROR: \w*Sanitizer|WARNING: ThreadSanitizer|runtime error:|Assertion .*failed")
 STDERR_MAX = 64 * 1024  # a server that can be made to log more than this can fill a disk
 MIB = 1 << 20
 TEST_SECONDS = 300  # ends a hang, nothing else

@@ -569,7 +569,8 @@ class Client:
             check(end <= self.export.size, f"S97: extents end at {end}")
         if request.flags & REQ_ONE:
             check(len(extents) == 1 and lengths[0] <= request.length, f"S97: REQ_ONE: {extents}")
-        check(not request.length or sum(lengths[:-1]) < request.length, f"S97: extents {extents} for {request}")
+        check(not request.length or sum(lengths[:-1]) < request.length,
+              f"S97: extents {extents} for {request}")
         at = request.offset
         for index, (length, status) in enumerate(extents):
             at += length

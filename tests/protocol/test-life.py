@@ -170,14 +170,14 @@ def test_signals():
 def test_drain():
     """S71: requests received before SIGTERM are finished (or refused with ESHUTDOWN), then the
     connection ends; nothing is half done."""
-    with Server(size=8 * MIB, fault=True, ends=True) as server:
+    with Server(fault=True, ends=True) as server:
         server.faults.set("write delay:100", "read delay:100", "nowait 11")
         clients = [server.client(mode) for mode in server.modes()]
         writes = []
         for client in clients:
             for n in range(8):
                 writes.append((client, n, client.request(
-                    WRITE, n * 65536, 65536, payload=content_of(65536, n))))
+                    WRITE, n * 4096, 4096, payload=content_of(4096, n))))
             client.request(READ, 0, 4096)
         until(lambda: server.faults.operations(), "the first request is done")
         server.process.send_signal(signal.SIGTERM)
@@ -191,7 +191,7 @@ def test_drain():
         for client, n, request in writes:
             check(request.error in (0, ESHUTDOWN), f"{request}")
             if not request.error:
-                check(server.bytes(n * 65536, 65536) == content_of(65536, n), "lost write")
+                check(server.bytes(n * 4096, 4096) == content_of(4096, n), "lost write")
 
 
 def test_drain_syncs():
