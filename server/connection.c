@@ -339,7 +339,8 @@ enum connection_outcome connection_serve(struct connection *connection,
 	thread->send.runs = 0;
 	thread->spin = SPIN_MAX;
 	/* What arrived together with the last option of the handshake. */
-	memcpy(input.bytes, connection->held.bytes, connection->held.used);
+	if (connection->held.used)
+		memcpy(input.bytes, connection->held.bytes, connection->held.used);
 	input.end = connection->held.used;
 	outbuf_clear(&connection->held);
 	while (!serve_turn(connection, &input))
