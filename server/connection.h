@@ -17,6 +17,7 @@
 #include "common/transport.h"
 #include "handshake.h"
 #include "limits.h"
+#include "statistics.h"
 #include "worker.h"
 
 struct engine_thread;
@@ -42,6 +43,7 @@ struct payload {
 	struct pending *pending;
 	struct job *piece; /* whose buffer is being filled, or NULL */
 	uint32_t piece_used;
+	uint64_t began; /* as in struct statistics */
 	uint8_t collected[PAYLOAD_COLLECT_MAX];
 	uint32_t collected_used;
 };
@@ -81,6 +83,9 @@ struct connection {
 	bool has_slot;
 	enum connection_outcome outcome; /* of the last service */
 	uint32_t events;                 /* registered with epoll, 0: not registered */
+
+	/* Away from what workers write. */
+	struct statistics statistics;
 
 	/* Transmission. */
 	struct export *export_;

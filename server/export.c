@@ -45,7 +45,8 @@ uint16_t export_flags(const struct export *export, bool structured, bool extende
 		NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
 
 	/* True because all connections share one open file and one flush covers it (S61). */
-	flags |= NBD_FLAG_CAN_MULTI_CONN;
+	if (export->multi_conn)
+		flags |= NBD_FLAG_CAN_MULTI_CONN;
 	if (export->read_only)
 		flags |= NBD_FLAG_READ_ONLY;
 	else
@@ -57,10 +58,33 @@ uint16_t export_flags(const struct export *export, bool structured, bool extende
 	return (uint16_t)flags;
 }
 
+/*
+ * Extents that clients are told of end at sectors (S79, S98): a window or a file that ends inside
+ * one gives sectors of which a part is a hole. Such a sector is data.
+ */
+static void align_extent(uint64_t offset, uint64_t length, struct extent *extent)
+{
+	uint64_t end = offset + extent->length, sector = round_down(end, NBD_SECTOR);
+
+	if (extent->length == length || sector == end)
+		return;
+	if (sector > offset) {
+		extent->length = sector - offset;
+		return;
+	}
+	extent->kind = EXTENT_OPAQUE;
+	extent->hole = false;
+	extent->length = min_of(length, sector + NBD_SECTOR - offset);
+}
+
 int export_map(struct export *export, uint64_t offset, uint64_t length, enum map_intent intent,
 	       unsigned int flags, struct extent *extent)
 {
-	return image_map(export->image, export->offset + offset, length, intent, flags, extent);
+	int rc = image_map(export->image, export->offset + offset, length, intent, flags, extent);
+
+	if (rc == 0)
+		align_extent(offset, length, extent);
+	return rc;
 }
 
 int export_read(struct export *export, void *buffer, uint64_t offset, uint64_t length)

@@ -27,6 +27,7 @@ struct export
 	uint64_t offset; /* of the window in the image */
 	uint64_t size;
 	bool read_only;
+	bool multi_conn;        /* more than one client at a time is served */
 	atomic_int flush_error; /* negative errno of the first failed flush; any thread */
 };
 

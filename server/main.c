@@ -71,6 +71,7 @@ int main(int argc, char **argv)
 
 	log_init(argc ? argv[0] : no_name);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a file size limit is one client's error */
 	if (daemon_keep_stdio(&err) < 0)
 		return fail(&err);
 	if (argc) /* getopt_long speaks under the same name as we do */

@@ -94,9 +94,13 @@ static void issue_pieces(struct connection *connection)
 	struct issue *issue = &connection->issue;
 
 	while (issue->position < issue->end) {
-		uint64_t length = min_of(issue->end - issue->position, (uint64_t)JOB_PIECE);
-		struct job *job = connection_job_new(connection, length);
+		uint64_t left = issue->end - issue->position;
+		uint64_t length = min_of(left, (uint64_t)JOB_PIECE);
+		struct job *job;
 
+		if (length < left) /* pieces end at sectors (S79) */
+			length -= (issue->position + length) % NBD_SECTOR;
+		job = connection_job_new(connection, length);
 		if (!job)
 			return;
 		job->run = run_read;

@@ -62,6 +62,8 @@ static int check(const struct connection *connection, const struct nbd_request *
 	if (request->type >= COMMANDS)
 		return -EINVAL;
 	command = &commands[request->type];
+	if (request->type == NBD_CMD_DISC) /* there is no answer that could refuse it */
+		return 0;
 	if (!flags_allowed(connection, request))
 		return -EINVAL;
 	if (command->writes && connection->export_->read_only)

@@ -103,6 +103,7 @@ int server_open(struct server **out, const struct server_config *config, struct 
 		free(server);
 		return rc;
 	}
+	server->export_.multi_conn = config->max_clients != 1;
 	server->world = (struct handshake_world){.exports = &server->export_,
 						 .export_count = 1,
 						 .take_slot = take_slot,

@@ -24,6 +24,7 @@ struct pending {
 	struct nbd_request request;
 	unsigned int pieces; /* jobs not yet back */
 	bool whole;          /* all pieces have been issued */
+	uint64_t began;      /* as in struct statistics */
 	int error;           /* negative errno of the first failure */
 	uint64_t error_offset;
 };
