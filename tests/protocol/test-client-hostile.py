@@ -122,7 +122,7 @@ class Peer:
 
 
 def limit_memory():
-    if not os.environ.get("SAN"):
+    if os.environ.get("SANITIZER", "plain") == "plain":
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
