@@ -110,6 +110,7 @@ static void collect_jobs(struct connection *connection)
 	for (job = oldest; job; job = next) {
 		next = job->next;
 		connection->jobs--;
+		connection->statistics.began = job->pending->began;
 		job->done(job);
 		connection_job_free(connection, job);
 	}
@@ -172,10 +173,10 @@ static ssize_t spin(struct connection *connection, struct input *input)
 
 	if (!thread->spin || connection->jobs || !engine_spin_begin(thread->engine))
 		return -EAGAIN;
-	until = clock_now() + thread->spin;
+	until = connection->statistics.now + thread->spin;
 	do
 		got = receive_once(connection, input);
-	while (got == -EAGAIN && clock_now() < until);
+	while (got == -EAGAIN && (connection->statistics.now = clock_now()) < until);
 	engine_spin_end(thread->engine);
 	return got;
 }
@@ -240,8 +241,9 @@ static bool sleep_for_work(struct connection *connection, const struct input *in
 	began = clock_now();
 	ready = poll(items, listen ? 2 : 1, clock_poll_timeout(sleep_deadline(connection, input)));
 	wake_up(connection);
+	connection->statistics.now = clock_now();
 	if (listen && !connection->jobs)
-		spin_adapt(connection->thread, clock_now() - began);
+		spin_adapt(connection->thread, connection->statistics.now - began);
 	return ready != 0;
 }
 
@@ -252,6 +254,7 @@ static void take_input(struct connection *connection, struct input *input)
 {
 	size_t used = 0;
 
+	connection->statistics.began = connection->statistics.received;
 	if (connection->issue.pending)
 		read_continue(connection);
 	if (!connection->dead && !connection->disconnecting)
@@ -271,8 +274,10 @@ static void note_received(struct connection *connection, struct input *input, ss
 {
 	if (got == 0 || (got < 0 && got != -EAGAIN && got != -EINTR))
 		connection->disconnecting = true; /* the peer left; what it asked for is done */
-	if (got > 0)
-		input->stall = 0;
+	if (got <= 0)
+		return;
+	input->stall = 0;
+	connection->statistics.received = connection->statistics.now;
 }
 
 static void note_silence(struct connection *connection, struct input *input)
@@ -306,6 +311,8 @@ static bool serve_turn(struct connection *connection, struct input *input)
 	collect_jobs(connection);
 	take_input(connection, input);
 	reply_flush(connection, false);
+	statistics_flushed(&connection->statistics);
+	statistics_gauge(&connection->statistics, connection->jobs, connection->buffers);
 	if (is_over(connection))
 		return true;
 	if (!input->blocked && !connection->disconnecting && !connection->dead) {
@@ -338,6 +345,7 @@ enum connection_outcome connection_serve(struct connection *connection,
 	thread->send.total = 0;
 	thread->send.runs = 0;
 	thread->spin = SPIN_MAX;
+	connection->statistics.now = connection->statistics.received = clock_now();
 	/* What arrived together with the last option of the handshake. */
 	if (connection->held.used)
 		memcpy(input.bytes, connection->held.bytes, connection->held.used);

@@ -165,6 +165,8 @@ void receive_abandon(struct connection *connection);
 bool connection_has_room(const struct connection *connection);
 
 /* request.c */
+/* For the request that is being taken; free() it when it has been answered. NULL: no memory. */
+struct pending *pending_new(const struct connection *connection, const struct nbd_request *request);
 void request_dispatch(struct connection *connection, const struct nbd_request *request);
 /* All of a payload has been taken. */
 void request_payload_done(struct connection *connection);

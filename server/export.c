@@ -12,12 +12,14 @@
 
 int export_open(struct export *export, const struct export_config *config, struct error *err)
 {
+	const struct image_options options = {.format = config->format, .access = config->access};
 	int rc;
 
 	*export = (struct export){.name = config->name ? config->name : "",
 				  .description = config->description,
 				  .offset = config->offset};
-	rc = image_open(config->file, config->format, config->access, &export->image, err);
+	statistics_book_init(&export->statistics);
+	rc = image_open(config->file, &options, &export->image, err);
 	if (rc)
 		return rc;
 	if (config->offset > export->image->size) {

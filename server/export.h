@@ -18,6 +18,7 @@
 #include "common/size.h"
 #include "image/image.h"
 #include "server.h"
+#include "statistics.h"
 
 struct export
 {
@@ -27,7 +28,8 @@ struct export
 	uint64_t offset; /* of the window in the image */
 	uint64_t size;
 	bool read_only;
-	bool multi_conn;        /* more than one client at a time is served */
+	bool multi_conn; /* more than one client at a time is served */
+	struct statistics_book statistics;
 	atomic_int flush_error; /* negative errno of the first failed flush; any thread */
 };
 

@@ -13,6 +13,7 @@
 #include "common/size.h"
 #include "connection.h"
 #include "engine.h"
+#include "image/epoch.h"
 #include "reply.h"
 
 static bool is_chunked(const struct connection *connection)
@@ -116,15 +117,6 @@ static void issue_pieces(struct connection *connection)
 	issue->pending = NULL;
 }
 
-static struct pending *new_pending(const struct nbd_request *request)
-{
-	struct pending *pending = calloc(1, sizeof(*pending));
-
-	if (pending)
-		pending->request = *request;
-	return pending;
-}
-
 /* A range that a chunked reply gets from workers. */
 static void issue_range(struct connection *connection, struct pending *pending, uint64_t position,
 			uint64_t end)
@@ -170,11 +162,14 @@ static uint64_t copy_run(struct connection *connection, const struct extent *ext
 }
 
 /* Moves a run that is in memory by the cheapest way of this transport: pages into a Unix socket,
- * the kernel's copy from a mapping into any other. Returns how far it came. */
+ * the kernel's copy from a mapping into any other; a copy where the pages might become those of
+ * other bytes before the peer has taken them. Returns how far it came. */
 static uint64_t send_run_bytes(struct connection *connection, const struct extent *extent)
 {
 	const uint8_t *view;
 
+	if (!extent->stable)
+		return copy_run(connection, extent);
 	if (reply_can_splice(connection))
 		return reply_splice(connection, extent->file, extent->file_offset, extent->length);
 	view = hostfile_view(extent->file, extent->file_offset, extent->length);
@@ -354,7 +349,7 @@ static bool send_run(struct connection *connection, const struct nbd_request *re
 static void read_chunked(struct connection *connection, const struct nbd_request *request)
 {
 	uint64_t position = request->offset, end = request->offset + request->length;
-	struct pending *pending = new_pending(request);
+	struct pending *pending = pending_new(connection, request);
 
 	if (!pending) {
 		reply_status(connection, request, -ENOMEM);
@@ -369,25 +364,30 @@ static void read_chunked(struct connection *connection, const struct nbd_request
 			break;
 		position += extent.length;
 	}
-	if (position < end)
-		issue_range(connection, pending, position, end);
-	else
+	if (position == end) {
 		finish(connection, pending);
+		return;
+	}
+	statistics_miss(&connection->statistics);
+	issue_range(connection, pending, position, end);
 }
 
 static void read_whole(struct connection *connection, const struct nbd_request *request)
 {
-	struct pending *pending = new_pending(request);
+	struct pending *pending = pending_new(connection, request);
 
-	if (pending)
-		issue_whole(connection, pending);
-	else
+	if (!pending) {
 		reply_status(connection, request, -ENOMEM);
+		return;
+	}
+	statistics_miss(&connection->statistics);
+	issue_whole(connection, pending);
 }
 
 void read_begin(struct connection *connection, const struct nbd_request *request)
 {
 	bool fragment = is_chunked(connection) && !(request->flags & NBD_CMD_FLAG_DF);
+	EPOCH_SCOPE;
 
 	if (!request->length)
 		reply_status(connection, request, 0);

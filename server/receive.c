@@ -83,6 +83,7 @@ bool receive_blocked(const struct connection *connection)
 static void payload_end(struct connection *connection)
 {
 	request_payload_done(connection);
+	connection->statistics.began = connection->statistics.received;
 	connection->payload.mode = PAYLOAD_NONE;
 	connection->payload.pending = NULL;
 }

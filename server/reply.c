@@ -159,6 +159,11 @@ static void add_error_chunk(struct connection *connection, const struct nbd_requ
 		nbd_put64(at + 6 + length, *offset);
 }
 
+static void count(struct connection *connection, const struct nbd_request *request, int error)
+{
+	statistics_count(&connection->statistics, request->type, request->length, error);
+}
+
 /* Only READ and BLOCK_STATUS must be answered in chunks; for the others a simple reply is legal
  * and shorter, unless headers are extended. */
 void reply_status(struct connection *connection, const struct nbd_request *request, int error)
@@ -166,11 +171,14 @@ void reply_status(struct connection *connection, const struct nbd_request *reque
 	bool simple_allowed = request->type != NBD_CMD_READ &&
 			      request->type != NBD_CMD_BLOCK_STATUS && error == 0;
 
-	if (connection->terms.extended || (is_structured(connection) && !simple_allowed)) {
-		if (error)
-			add_error_chunk(connection, request, error, NULL);
-		else
-			reply_done(connection, request);
+	if (!error &&
+	    (connection->terms.extended || (is_structured(connection) && !simple_allowed))) {
+		reply_done(connection, request);
+		return;
+	}
+	count(connection, request, error);
+	if (is_structured(connection) && !simple_allowed) {
+		add_error_chunk(connection, request, error, NULL);
 		return;
 	}
 	uint8_t *at = reply_reserve(connection, sizeof(struct nbd_simple_reply_wire));
@@ -183,14 +191,17 @@ void reply_status(struct connection *connection, const struct nbd_request *reque
 void reply_error_at(struct connection *connection, const struct nbd_request *request, int error,
 		    uint64_t offset)
 {
-	if (is_structured(connection))
-		add_error_chunk(connection, request, error, &offset);
-	else
+	if (!is_structured(connection)) {
 		reply_status(connection, request, error);
+		return;
+	}
+	count(connection, request, error);
+	add_error_chunk(connection, request, error, &offset);
 }
 
 void reply_done(struct connection *connection, const struct nbd_request *request)
 {
+	count(connection, request, 0);
 	add_chunk(connection, request, NBD_REPLY_FLAG_DONE, NBD_REPLY_NONE, 0);
 }
 
@@ -212,10 +223,11 @@ size_t reply_data_head_size(const struct connection *connection)
 	return nbd_chunk_size(connection->terms.extended) + 8;
 }
 
-void reply_data_head(const struct connection *connection, uint8_t *at,
-		     const struct nbd_request *request, uint16_t flags, uint64_t offset,
-		     uint64_t length)
+void reply_data_head(struct connection *connection, uint8_t *at, const struct nbd_request *request,
+		     uint16_t flags, uint64_t offset, uint64_t length)
 {
+	if (!is_structured(connection) || flags & NBD_REPLY_FLAG_DONE)
+		count(connection, request, 0);
 	if (!is_structured(connection)) {
 		nbd_simple_reply_build(at, request->cookie, 0);
 		return;

@@ -54,9 +54,8 @@ void reply_hole(struct connection *connection, const struct nbd_request *request
 /* Bytes before the data of a read's reply of this connection (simple header, or chunk + offset). */
 size_t reply_data_head_size(const struct connection *connection);
 /* Builds that head at `at`. flags: NBD_REPLY_FLAG_DONE when this is all of it. */
-void reply_data_head(const struct connection *connection, uint8_t *at,
-		     const struct nbd_request *request, uint16_t flags, uint64_t offset,
-		     uint64_t length);
+void reply_data_head(struct connection *connection, uint8_t *at, const struct nbd_request *request,
+		     uint16_t flags, uint64_t offset, uint64_t length);
 
 /* Adds bytes that live elsewhere and stay there until the next reply_flush(). */
 void reply_attach(struct connection *connection, const uint8_t *bytes, size_t length);

@@ -102,6 +102,7 @@ static void expect_payload(struct connection *connection, const struct nbd_reque
 	payload->pending = NULL;
 	payload->piece = NULL;
 	payload->collected_used = 0;
+	payload->began = connection->statistics.began;
 }
 
 /* Refuses a request; its payload passes by, so that the stream stays in sync (S67, S84). */
@@ -133,6 +134,7 @@ void request_payload_done(struct connection *connection)
 	struct payload *payload = &connection->payload;
 	const struct nbd_request *request = &payload->request;
 
+	connection->statistics.began = payload->began;
 	switch (payload->mode) {
 	case PAYLOAD_JOBS:
 		payload->pending->whole = true;
@@ -156,6 +158,16 @@ void request_payload_done(struct connection *connection)
 	}
 }
 
+struct pending *pending_new(const struct connection *connection, const struct nbd_request *request)
+{
+	struct pending *pending = malloc(sizeof(*pending));
+
+	if (pending)
+		*pending = (struct pending){.request = *request,
+					    .began = connection->statistics.began};
+	return pending;
+}
+
 /* ---- Plain jobs: one request, one blocking call, one status ---- */
 
 static void done_status(struct job *job)
@@ -167,7 +179,7 @@ static void done_status(struct job *job)
 static void submit_plain(struct connection *connection, const struct nbd_request *request,
 			 void (*run)(struct job *))
 {
-	struct pending *pending = malloc(sizeof(*pending));
+	struct pending *pending = pending_new(connection, request);
 	struct job *job = pending ? connection_job_new(connection, 0) : NULL;
 
 	if (!job) { /* has_room() was asked before: only memory can be missing */
@@ -175,7 +187,6 @@ static void submit_plain(struct connection *connection, const struct nbd_request
 		reply_status(connection, request, -ENOMEM);
 		return;
 	}
-	*pending = (struct pending){.request = *request};
 	job->pending = pending;
 	job->run = run;
 	job->done = done_status;
@@ -303,10 +314,8 @@ static void begin_write(struct connection *connection, const struct nbd_request 
 		return;
 	}
 	expect_payload(connection, request, PAYLOAD_JOBS, 0);
-	connection->payload.pending = calloc(1, sizeof(struct pending));
-	if (connection->payload.pending)
-		connection->payload.pending->request = *request;
-	else
+	connection->payload.pending = pending_new(connection, request);
+	if (!connection->payload.pending)
 		expect_payload(connection, request, PAYLOAD_DISCARD, -ENOMEM);
 }
 

@@ -236,6 +236,8 @@ static void end_connection(struct server *server, struct connection *connection,
 
 	leave_state(server, connection);
 	set_events(server, connection, 0);
+	if (connection->export_)
+		statistics_leave(&connection->export_->statistics, &connection->statistics);
 	TAILQ_REMOVE(&server->all, connection, all);
 	server->connections--;
 	enter_state(server, connection, CONNECTION_ENDED);
@@ -311,6 +313,8 @@ static void negotiate(struct server *server, struct connection *connection)
 	case NEGOTIATION_DONE:
 		log_info("client %u: transmission of '%s' begins", connection->id,
 			 connection->export_->name);
+		statistics_join(&connection->export_->statistics, &connection->statistics,
+				connection->id, connection->transport.fd);
 		if (connection->held.used)
 			serve(server, connection);
 		else

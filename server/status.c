@@ -93,6 +93,7 @@ static void add_answer(struct connection *connection, const struct nbd_request *
 
 	if (!at)
 		return;
+	statistics_count(&connection->statistics, request->type, request->length, 0);
 	nbd_chunk_build(at, extended, NBD_REPLY_FLAG_DONE,
 			extended ? NBD_REPLY_BLOCK_STATUS_EXT : NBD_REPLY_BLOCK_STATUS,
 			request->cookie, request->offset, prefix + answer->used);
@@ -124,14 +125,13 @@ void status_begin(struct connection *connection, const struct nbd_request *reque
 		reply_status(connection, request, -EINVAL);
 		return;
 	}
-	pending = calloc(1, sizeof(*pending));
+	pending = pending_new(connection, request);
 	job = pending ? connection_job_new(connection, 0) : NULL;
 	if (!job) {
 		free(pending);
 		reply_status(connection, request, -ENOMEM);
 		return;
 	}
-	pending->request = *request;
 	job->pending = pending;
 	job->run = run_status;
 	job->done = done_answer;
