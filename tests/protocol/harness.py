@@ -145,9 +145,10 @@ class Server:
         self.status = status
         self.limits = limits or {}
         self.environment = dict(os.environ, **(environment or {}))
-        self.environment.setdefault("ASAN_OPTIONS", "detect_leaks=1:verify_asan_link_order=0")
         if fault:
             self.environment.update(self.faults.environment)
+            asan = self.environment.get("ASAN_OPTIONS", "detect_leaks=1")
+            self.environment["ASAN_OPTIONS"] = asan + ":verify_asan_link_order=0"
         where = (["-b", "127.0.0.1", "-p", str(self.port)] if tcp else ["-k", self.path])
         self.command = [program(), *defaults, *options, *where, self.image]
         self.process = None
