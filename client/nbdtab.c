@@ -268,7 +268,9 @@ static int option_name(struct line *line, struct slice value)
 {
 	struct nbdtab_entry *entry = line->entry;
 
-	free(entry->name);
+	if (entry->name)
+		return error_set(line->err, EINVAL, "line %u: name= stands there twice",
+				 entry->line);
 	entry->name = strndup(value.at, value.length);
 	if (!entry->name)
 		return error_set_errno(line->err, ENOMEM, "line %u", entry->line);
@@ -396,20 +398,26 @@ static int check_line(struct line *line)
 	return 0;
 }
 
+static bool place_is_uri(struct slice host)
+{
+	return memmem(host.at, host.length, "://", 3) != NULL;
+}
+
 static int parse_line(struct line *line, struct slice text)
 {
-	struct slice word = next_word(&text), option;
+	struct slice word, option;
 	bool is_uri;
 	int rc;
 
 	if (slice_find(text, '\0'))
 		return error_set(line->err, EINVAL, "line %u: it holds a NUL byte",
 				 line->entry->line);
+	word = next_word(&text);
 	rc = parse_device(line, word);
 	if (rc)
 		return rc;
 	line->place.host = next_word(&text);
-	is_uri = memmem(line->place.host.at, line->place.host.length, "://", 3) != NULL;
+	is_uri = place_is_uri(line->place.host);
 	if (!line->place.host.length)
 		return error_set(line->err, EINVAL, "line %u: it names no host", line->entry->line);
 	rc = parse_export(line, is_uri, &word, &text);
@@ -428,7 +436,10 @@ static bool line_matches(struct slice text, struct slice key)
 
 	if (device_read(key, &wanted))
 		return device_read(word, &index) && index == wanted;
-	next_word(&text);
+	/* Only a URI may be followed by the options at once: elsewhere an export comes first, and
+	 * it may be called name=x. */
+	if (!place_is_uri(next_word(&text)))
+		next_word(&text);
 	word = next_word(&text);
 	while ((option = next_option(&word, &text)).length)
 		if (slice_has_prefix(option, "name=") && option.length - 5 == key.length &&

@@ -55,6 +55,30 @@ START_TEST(test_classic)
 }
 END_TEST
 
+/* An export may be called as an option is written: it makes no name. */
+START_TEST(test_export_like_an_option)
+{
+	static const char table[] = "nbd0 host name=x readonly\nnbd1 host e name=x\n";
+
+	assert_uri(table, "nbd0", "nbd://host/name%3Dx");
+	ck_assert_ptr_null(entry.name);
+	assert_uri(table, "x", "nbd://host/e");
+	ck_assert_uint_eq(entry.line, 2);
+}
+END_TEST
+
+START_TEST(test_nul_and_two_names)
+{
+	static const char nul[] = "nbd0\0x host e name=x\n";
+
+	ck_assert_int_eq(nbdtab_parse(nul, sizeof(nul) - 1, "x", &entry, &err), -EINVAL);
+	ck_assert_msg(strstr(err.text, "NUL") != NULL, "%s", err.text);
+	ck_assert_int_eq(nbdtab_parse(nul, sizeof(nul) - 1, "nbd0", &entry, &err), -EINVAL);
+	assert_bad("nbd0 host e name=a,name=b\n", "a", "twice");
+	assert_bad("nbd0 host e name=a,name=b\n", "b", "twice");
+}
+END_TEST
+
 START_TEST(test_unset)
 {
 	assert_uri("nbd12\tserver\tdisk", "/dev/nbd12", "nbd://server/disk");
@@ -295,6 +319,8 @@ int main(void)
 	log_threshold = LOG_LEVEL_ERROR;
 	tcase_add_checked_fixture(tests, NULL, clear);
 	tcase_add_test(tests, test_classic);
+	tcase_add_test(tests, test_export_like_an_option);
+	tcase_add_test(tests, test_nul_and_two_names);
 	tcase_add_test(tests, test_unset);
 	tcase_add_test(tests, test_timeout_of_zero);
 	tcase_add_test(tests, test_places);
