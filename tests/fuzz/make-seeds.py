@@ -1,0 +1,331 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Makes the seeds of the fuzz targets: small inputs that each reach another corner.
+
+tests/fuzz/make-seeds.py [DIRECTORY]    writes DIRECTORY/TARGET/NAME; default: beside this file
+"""
+import os
+import struct
+import sys
+
+OPT_MAGIC = b"IHAVEOPT"
+REPLY_MAGIC = bytes.fromhex("0003e889045565a9")
+EXPORT_NAME, ABORT, LIST, STARTTLS, INFO, GO, STRUCTURED, LIST_META, SET_META, EXTENDED = \
+    1, 2, 3, 5, 6, 7, 8, 9, 10, 11
+READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
+FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO, PAYLOAD = 1, 2, 4, 8, 16, 32
+ERR = 1 << 31
+HOLE_AT, EXPORT = 80 << 10, 262157  # as in target-connection.c
+
+
+def u16(value):
+    return struct.pack(">H", value)
+
+
+def u32(value):
+    return struct.pack(">I", value)
+
+
+def u64(value):
+    return struct.pack(">Q", value)
+
+
+# ---- What clients say ----
+
+def flags(value=3):
+    return u32(value)
+
+
+def option(number, data=b""):
+    return OPT_MAGIC + u32(number) + u32(len(data)) + data
+
+
+def info(number, name=b"", *types):
+    return option(number, u32(len(name)) + name + u16(len(types)) + b"".join(map(u16, types)))
+
+
+def meta(number, name=b"", *queries):
+    return option(number, u32(len(name)) + name + u32(len(queries)) +
+                  b"".join(u32(len(q)) + q for q in queries))
+
+
+def request(kind, offset=0, length=0, flag=0, data=b"", cookie=7):
+    return struct.pack(">IHHQQI", 0x25609513, flag, kind, cookie, offset, length) + data
+
+
+def extended(kind, offset=0, length=0, flag=0, data=b"", cookie=7):
+    return struct.pack(">IHHQQQ", 0x21e41c71, flag, kind, cookie, offset, length) + data
+
+
+# ---- What servers say ----
+
+def greeting(value=3):
+    return b"NBDMAGIC" + OPT_MAGIC + u16(value)
+
+
+def reply(number, kind, data=b""):
+    return REPLY_MAGIC + u32(number) + u32(kind) + u32(len(data)) + data
+
+
+def says_export(number, size=1 << 20, tflags=1):
+    return reply(number, 3, u16(0) + u64(size) + u16(tflags))
+
+
+def server_seeds():
+    """Handshakes that both server targets can use, without their plan."""
+    yield "go", flags() + info(GO)
+    yield "go-infos", flags() + info(GO, b"", 0, 1, 2, 3, 9, 3)
+    yield "info-go", flags() + info(INFO, b"", 3) + info(GO, b"", 3)
+    yield "export-name", flags() + option(EXPORT_NAME)
+    yield "export-name-zeroes", flags(1) + option(EXPORT_NAME)
+    yield "export-name-old", flags(0) + option(EXPORT_NAME)
+    yield "old-with-list", flags(0) + option(LIST)
+    yield "export-name-unknown", flags() + option(EXPORT_NAME, b"nobody")
+    yield "flags-unknown", flags(7) + option(LIST)
+    yield "list-abort", flags() + option(LIST) + option(ABORT)
+    yield "list-data", flags() + option(LIST, b"x") + option(ABORT, b"bye")
+    yield "starttls", flags() + option(STARTTLS) + option(STARTTLS, b"x") + option(LIST)
+    yield "unknown-options", flags() + option(99, b"data") + option(4) + option(LIST)
+    yield "structured-twice", flags() + 2 * option(STRUCTURED) + option(STRUCTURED, b"x")
+    yield "extended-twice", flags() + 2 * option(EXTENDED) + option(STRUCTURED) + info(GO)
+    yield "extended-export-name", flags() + option(EXTENDED) + option(EXPORT_NAME)
+    yield "meta-early", flags() + meta(SET_META, b"", b"base:allocation") + meta(LIST_META, b"")
+    yield "meta", (flags() + option(STRUCTURED) + meta(LIST_META, b"", b"base:", b"x:y") +
+                   meta(SET_META, b"", b"base:allocation") + info(GO))
+    yield "meta-other", (flags() + option(STRUCTURED) + meta(SET_META, b"", b"base:allocation") +
+                         info(INFO, "zwei é".encode()) + info(GO, "zwei é".encode(), 1, 2))
+    yield "meta-unknown", flags() + option(STRUCTURED) + meta(SET_META, b"no", b"base:") + info(GO)
+    yield "meta-nothing", flags() + option(EXTENDED) + meta(SET_META) + meta(LIST_META) + info(GO)
+    yield "meta-bad", flags() + option(STRUCTURED) + option(SET_META, u32(0) + u32(9)) + info(GO)
+    yield "info-bad", flags() + option(INFO, u32(99)) + option(GO, b"") + info(INFO, b"\xff")
+    yield "info-unknown", flags() + info(GO, b"n" * 90) + info(GO)
+    yield "too-long", flags() + OPT_MAGIC + u32(GO) + u32(16385) + b"x" * 40
+    yield "too-long-passes", (flags() + OPT_MAGIC + u32(GO) + u32(16400) + b"x" * 16400 +
+                              option(LIST))
+    yield "too-long-abort", flags() + OPT_MAGIC + u32(ABORT) + u32(16400) + b"x" * 16400
+    yield "far-too-long", flags() + OPT_MAGIC + u32(LIST) + u32(1048577)
+    yield "bad-magic", flags() + b"IHAVEOPS" + u32(LIST) + u32(0)
+    yield "cut", flags() + info(GO)[:-3]
+    yield "many", flags() + 20 * option(LIST) + info(GO)
+
+
+def handshake_seeds():
+    for name, data in server_seeds():
+        yield name, bytes([0xff, 0, 0, 1]) + data
+    yield "no-slot", bytes([0, 0, 0, 3]) + flags() + info(GO) + option(LIST)
+    yield "late-slot", (bytes([0xfe, 0, 1, 3]) + flags() + option(STRUCTURED) +
+                        meta(SET_META, b"", b"base:allocation") + info(GO, b"", 3))
+    yield "no-slot-export-name", bytes([0, 0, 0, 3]) + flags() + option(EXPORT_NAME)
+    yield "late-slot-export-name", bytes([2, 0, 0, 3]) + flags() + option(EXPORT_NAME)
+    yield "shutdown", (bytes([0xff, 0x85, 0, 9]) + flags() + option(LIST) + option(LIST) +
+                       info(GO) + option(ABORT))
+
+
+SIMPLE = flags() + info(GO)
+CHUNKS = (flags() + option(STRUCTURED) + meta(SET_META, b"", b"base:allocation") + info(GO))
+LONG = (flags() + option(EXTENDED) + meta(SET_META, b"", b"base:allocation") + info(GO))
+
+
+def all_commands(make, payload=0):
+    return (make(READ, 0, 512) + make(WRITE, 512, 16, payload, b"0123456789abcdef") +
+            make(WRITE, 4096, 4, payload | FUA, b"fua!") +
+            make(FLUSH) + make(TRIM, 8192, 8192) + make(CACHE, 0, 65536) +
+            make(ZEROES, 100, 5000, NO_HOLE) + make(ZEROES, 20000, 50000) +
+            make(ZEROES, 0, 4096, FAST_ZERO | FUA) + make(STATUS, 0, EXPORT) +
+            make(STATUS, 100, 100000, REQ_ONE) + make(DISC))
+
+
+def reads(make):
+    return (make(READ, HOLE_AT - 1000, 40000) + make(READ, 0, EXPORT) + make(READ, 5, 1) +
+            make(READ, 0, 200000, FUA) + make(READ, HOLE_AT, 4096) + make(CACHE, 0, EXPORT) +
+            make(READ, 100, 0) + make(FLUSH))
+
+
+def bad(make, payload=0):
+    return (make(READ, EXPORT, 1) + make(READ, 1 << 63, 1 << 31) + make(READ, 0, EXPORT + 1) +
+            make(READ, (1 << 64) - 1, 2) + make(READ, 0, 512, 0x8000) + make(99, 0, 0) +
+            make(WRITE, EXPORT - 1, 2, payload, b"ab") + make(TRIM, EXPORT, 1) +
+            make(WRITE, 0, 2, payload | NO_HOLE, b"ab") + make(ZEROES, EXPORT, 4096) +
+            make(STATUS, EXPORT, 1) + make(STATUS, 0, 0) + make(CACHE, 1 << 62, 9) +
+            make(TRIM, 0, 0) + make(ZEROES, 0, 0) + make(WRITE, 0, 0, payload) +
+            make(READ, 0, 512) + make(DISC, 0, 0, 0x100) + make(FLUSH))
+
+
+def connection_seeds():
+    for name, data in server_seeds():
+        if len(data) < 8000:
+            yield name, bytes([0, 0]) + data
+    page = bytes(range(256)) * 16
+    for name, hello, make, payload in (("simple", SIMPLE, request, 0),
+                                       ("chunks", CHUNKS, request, 0),
+                                       ("long", LONG, extended, PAYLOAD)):
+        yield name, bytes([0, 0]) + hello + all_commands(make, payload)
+        yield name + "-pieces", bytes([0, 5]) + hello + all_commands(make, payload)
+        yield name + "-read-only", bytes([1, 0]) + hello + all_commands(make, payload)
+        yield name + "-reads", bytes([1, 0]) + hello + reads(make)
+        yield name + "-bad", bytes([0, 0]) + hello + bad(make, payload)
+        yield name + "-page", bytes([0, 3]) + hello + make(WRITE, 4096, 4096, payload, page)
+        yield name + "-cut", bytes([0, 0]) + hello + make(WRITE, 0, 5000, payload, page[:900])
+        yield name + "-huge", bytes([0, 0]) + hello + make(WRITE, 0, 1 << 31, payload, b"x")
+        yield name + "-magic", bytes([0, 0]) + hello + make(FLUSH) + b"\0" * 32
+        yield name + "-overlap", (bytes([0, 0]) + hello + make(WRITE, 10, 6, payload, b"sixsix") +
+                                  make(ZEROES, 12, 4000) + make(READ, 0, 64) + make(TRIM, 8, 8))
+    yield "df", bytes([0, 0]) + CHUNKS + (request(READ, HOLE_AT - 9, 70000, DF) +
+                                          request(READ, 0, EXPORT, DF))
+    yield "df-simple", bytes([0, 0]) + SIMPLE + request(READ, 0, 512, DF) + request(FLUSH)
+    yield "status-payload", bytes([0, 0]) + LONG + (
+        extended(STATUS, 0, 12, PAYLOAD, u64(EXPORT) + u32(0)) +
+        extended(STATUS, 4096, 16, PAYLOAD, u64(99) + u32(0) + u32(0)) +
+        extended(STATUS, 0, 12, PAYLOAD, u64(1 << 63) + u32(0)) +
+        extended(STATUS, 0, 7, PAYLOAD, b"seven..") +
+        extended(STATUS, 0, 72, PAYLOAD, b"x" * 72) +
+        extended(FLUSH, 0, 4, PAYLOAD, b"what") + extended(WRITE, 0, 4))
+    yield "no-context", bytes([0, 0]) + flags() + option(STRUCTURED) + info(GO) + (
+        request(STATUS, 0, 512) + request(READ, HOLE_AT, 9))
+    yield "same-cookies", bytes([1, 0]) + SIMPLE + 8 * request(READ, 9, 99, cookie=0)
+
+
+def client_seeds():
+    go = says_export(GO) + reply(GO, 3, u16(3) + u32(1) + u32(4096) + u32(33554432)) + reply(GO, 1)
+    inform = says_export(INFO) + reply(INFO, 3, u16(1) + b"disk") + reply(INFO, 1)
+    yield "go", bytes([4, 0]) + greeting() + go + b"\x67\x44\x66\x98 the kernel's"
+    yield "go-pieces", bytes([4, 77]) + greeting() + go
+    yield "go-no-size", bytes([4, 0]) + greeting() + reply(GO, 1)
+    yield "go-unsup", bytes([4, 0]) + greeting() + reply(GO, ERR + 1) + u64(4096) + u16(3)
+    yield "go-unsup-zeroes", (bytes([4, 0]) + greeting(1) + reply(GO, ERR + 1) + u64(4096) +
+                              u16(3) + b"\0" * 124)
+    yield "not-fixed", bytes([4, 0]) + greeting(0) + u64(4096) + u16(3) + b"\0" * 124
+    yield "oldstyle", bytes([4, 0]) + b"NBDMAGIC" + bytes.fromhex("0000420281861253") + b"\0" * 140
+    yield "ssh", bytes([4, 0]) + b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"
+    yield "info", bytes([0, 0]) + greeting() + inform
+    for number in range(1, 12):
+        yield f"refused-{number}", (bytes([4, 0]) + greeting() +
+                                    reply(GO, ERR + number, b"no, \x1b[31m and no"))
+    servers = (reply(LIST, 2, u32(4) + b"disk" + b"a disk") + reply(LIST, 2, u32(0)) +
+               reply(LIST, 1))
+    yield "list", bytes([2, 0]) + greeting() + servers + inform
+    yield "list-policy", bytes([2, 0]) + greeting() + reply(LIST, ERR + 2, b"hidden") + inform
+    yield "list-bad", bytes([2, 0]) + greeting() + reply(LIST, 2, u32(99) + b"disk")
+    contexts = (reply(STRUCTURED, 1) + reply(LIST_META, 4, u32(0) + b"base:allocation") +
+                reply(LIST_META, 4, u32(0) + b"qemu:allocation-depth") + reply(LIST_META, 1))
+    yield "contexts", bytes([9, 0]) + greeting() + contexts + inform
+    yield "set-contexts", (bytes([13, 0]) + greeting() + reply(STRUCTURED, 1) +
+                           reply(SET_META, 4, u32(5) + b"base:allocation") + reply(SET_META, 1) +
+                           go)
+    yield "no-structured", bytes([9, 0]) + greeting() + reply(STRUCTURED, ERR + 1) + inform
+    yield "everything", bytes([11, 9]) + greeting() + reply(STRUCTURED, 1) + servers + \
+        contexts[20:] + inform
+    yield "infos", bytes([4, 0]) + greeting() + (
+        reply(GO, 3, u16(2) + "text é".encode()) + reply(GO, 3, u16(77) + b"?") + go)
+    yield "too-big", bytes([4, 0]) + greeting() + says_export(GO, 1 << 63) + reply(GO, 1)
+    yield "huge", bytes([4, 0]) + greeting() + REPLY_MAGIC + u32(GO) + u32(3) + u32(0xffffffff)
+    yield "other-option", bytes([4, 0]) + greeting() + reply(INFO, 1)
+    yield "block-sizes", bytes([4, 0]) + greeting() + says_export(GO) + \
+        reply(GO, 3, u16(3) + u32(3) + u32(4096) + u32(512)) + reply(GO, 1)
+
+
+def uri_seeds():
+    texts = ["nbd://host", "nbd://host:2000/a/b", "NBD:///disk", "nbds://alice@host/x",
+             "nbd://[2001:db8::1]:65535/x", "nbd://[fe80::1%25eth0]:1/", "nbd://host/a%20b%2Fc%3F",
+             "nbd+unix:///disk?socket=/run/x", "nbds+unix:////d?socket=%2Frun%2fx&x-y=1&u",
+             "/run/x.sock", "./x?y#z", "host", "host:1234", "[::1]:1234", "nbd://host/%00",
+             "nbd://me:secret@host/", "2001:db8::1", "nbd://host:0/", "nbd+vsock://2:10809/",
+             "nbds://h/x?tls-certificates=/etc/pki&tls-type=psk&tls-hostname=o&tls-verify-peer=no",
+             "nbd:unix:/tmp/x", "nbd:localhost:10809:exportname=x", "http://host/", "",
+             "nbd+unix:///tmp/sock", "nbd://host/%c3%a4", "nbd://host/%ff", "nbd://host/disk#1",
+             "nbd+unix:///?socket=/a&socket=/b", "nbd://ho%20st/", "nbd://host/%4"]
+    for number, text in enumerate(texts):
+        yield f"{number:02}", text.encode()
+
+
+def nbdtab_seeds():
+    table = (b"# devices\n\nnbd0 server disk port=2000,bs=4096,timeout=30,persist\n"
+             b"nbd1 /run/sock - unix,name=here,readonly\r\n"
+             b"/dev/nbd2 nbd://host/x name=there,conns=4,dead-timeout=9,_netdev,odd # end\n"
+             b"nbd3 server disk cacertfile=/etc/pki,enable-tls,conns=99\n"
+             b"- nbd+unix:///?socket=/s name=any\nnbd4\nnbd5 h e bs=12,readonly\n")
+    for key in (b"nbd0", b"here", b"/dev/nbd2", b"there", b"nbd3", b"any", b"nbd4", b"nbd5",
+                b"none", b""):
+        yield (key.decode().replace("/", "-") or "empty"), key + b"\n" + table
+    yield "no-end", b"x\nnbd0 h e name=x"
+    yield "nul", b"x\nnbd0 h\0 e name=x\n"
+    yield "blanks", b"nbd7\n \t nbd7\t  h   'a b'  ro , bs=512 ,, port=1\n"
+    yield "ipv6", b"nbd0\nnbd0 ::1 disk port=0x10\nnbd0 [::1]:9 e\n"
+    yield "escape", b"nbd0\nnbd0 host a;b%20c?d&e\xff\xc3\xa4 swap,sdp,nofork,block-size=1024\n"
+
+
+def size_seeds():
+    texts = ["0", "1", "512", "4k", "1M", "1.5M", "0x10", "010", "089", "16E", "15EiB", "1KB",
+             "18446744073709551615", "18446744073709551616", "-1", " 1", "+1", "1 ", "0x", "", "K",
+             "1Ki", "1KiBB", "9999999999999999999999999999999", "0xffffffffffffffff", "8P", "7tib"]
+    for number, text in enumerate(texts):
+        yield f"{number:02}", u64((1 << 64) - 1) + text.encode()
+    yield "limit", u64(1024) + b"1k"
+    yield "above", u64(1023) + b"1k"
+    yield "zero", u64(0) + b"0"
+
+
+def options_seeds():
+    yield "info", info(GO, b"disk", 0, 3)[16:]
+    yield "info-empty", info(INFO)[16:]
+    yield "info-short", u32(5) + b"disk" + u16(0)
+    yield "info-more", info(GO, b"disk", 1)[16:] + b"x"
+    yield "info-name", info(GO, "é€𝄞\u07ff\uffff".encode(), 2)[16:]
+    yield "meta", meta(SET_META, b"disk", b"base:allocation", b"", b"qemu:")[16:]
+    yield "meta-none", meta(LIST_META, b"")[16:]
+    yield "meta-lies", u32(0) + u32(0xffffffff) + u32(0)
+    yield "meta-wraps", u32(0xfffffffc) + b"abcd" + u32(1) + u32(0xffffffff) + b"x"
+    yield "request", request(WRITE, 1, 2, 3)
+    yield "extended", extended(STATUS, 1 << 63, 1 << 40, PAYLOAD)
+    yield "utf8-bad", b"\xc0\x80\xed\xa0\x80\xf4\x90\x80\x80\xf8\xff\x80\xc3"
+    yield "utf8-edges", b"\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xf4\x8f\xbf\xbf"
+    yield "errno", u32(108)
+    yield "empty", b""
+
+
+def json_seeds():
+    texts = [b"plain", b"quote\" back\\slash", b"\n\t\x01\x1f\x7f", b"\xc2\x9b31m", b"\xff\xc3",
+             "é€𝄞".encode(), b"\xe2\x80\xae reversed", b"", b"x" * 60, b"\xef\xbb\xbfbom"]
+    for number, text in enumerate(texts):
+        yield f"{number:02}", bytes([0xff]) + text
+        yield f"{number:02}-small", bytes([number]) + text
+    yield "shapes", bytes([0x02]) + b"a"
+    yield "empty-shape", bytes([0x00]) + b"a"
+
+
+def kernel_seeds():
+    yield "mount", b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=x\n"
+    yield "mount-octal", b"1 2 43:1 / /a\\040b\\134\\011\\8 rw - ext4 /dev/nbd0p1\\040 rw\n"
+    yield "mount-short", b"36 35 98:0 / - ext3 x"
+    yield "mount-nothing", b" - "
+    yield "mount-number", b"1 2 99999999999:x / / rw - a b c"
+    yield "backend", b"v1;disk;nbd://host/x%3B;n=4"
+    yield "backend-other", b"other;label;uri"
+    yield "backend-long", b"v1;" + b"l" * 80 + b";" + b"u" * 220 + b";n=70000;x=1;;"
+    yield "label", b"disk;nbd://host/a;b"
+    yield "label-long", b"d" * 64 + b";" + bytes(range(1, 256))
+    yield "device", b"/dev/nbd15"
+    yield "partition", b"nbd15p128"
+    yield "device-number", b"0001048576"
+
+
+TARGETS = {
+    "handshake": handshake_seeds, "connection": connection_seeds,
+    "client-handshake": client_seeds, "uri": uri_seeds, "nbdtab": nbdtab_seeds,
+    "size": size_seeds, "options": options_seeds, "json": json_seeds, "kernel": kernel_seeds,
+}
+
+
+def main():
+    here = os.path.dirname(os.path.abspath(__file__))
+    root = sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, "seeds")
+    for target, make in TARGETS.items():
+        folder = os.path.join(root, target)
+        os.makedirs(folder, exist_ok=True)
+        for name, data in make():
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(data)
+
+
+if __name__ == "__main__":
+    main()
