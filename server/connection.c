@@ -99,8 +99,7 @@ static void collect_jobs(struct connection *connection)
 	pthread_mutex_lock(&connection->mail_lock);
 	job = connection->mailbox;
 	connection->mailbox = NULL;
-	if (connection->draining)
-		connection->disconnecting = true;
+	connection->last_call = connection->draining;
 	pthread_mutex_unlock(&connection->mail_lock);
 	for (; job; job = next) {
 		next = job->next;
@@ -196,7 +195,7 @@ static bool fall_asleep(struct connection *connection)
 	bool asleep;
 
 	pthread_mutex_lock(&connection->mail_lock);
-	asleep = !connection->mailbox && !(connection->draining && !connection->disconnecting);
+	asleep = !connection->mailbox && connection->last_call == connection->draining;
 	connection->sleeping = asleep;
 	pthread_mutex_unlock(&connection->mail_lock);
 	return asleep;
@@ -323,6 +322,11 @@ static bool serve_turn(struct connection *connection, struct input *input)
 		if (got != -EAGAIN)
 			return false;
 		note_silence(connection, input);
+		/* At a drain, what the peer had sent by now is answered (S71), and no more. */
+		if (connection->last_call && !input->stall) {
+			connection->disconnecting = true;
+			return false;
+		}
 	}
 	if (is_idle(connection, input) && engine_wanted(connection->thread->engine))
 		return true;

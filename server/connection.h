@@ -93,11 +93,13 @@ struct connection {
 	struct engine_thread *thread;
 	struct payload payload;
 	struct issue issue;
-	unsigned int jobs;     /* with the workers */
-	uint64_t buffers;      /* bytes of their buffers */
-	uint64_t inline_after; /* writes go to workers until then: the page cache was slow */
-	bool disconnecting;    /* DISC or end of stream: answer what is pending, then end */
-	bool dead;             /* nothing can be sent any more */
+	unsigned int jobs;       /* with the workers */
+	uint64_t buffers;        /* bytes of their buffers */
+	unsigned int wary_reads; /* so many reads ask the page cache first: there was a miss */
+	uint64_t inline_after;   /* writes go to workers until then: the page cache was slow */
+	bool disconnecting;      /* DISC or end of stream: answer what is pending, then end */
+	bool last_call;          /* the server drains: end when nothing more is to be received */
+	bool dead;               /* nothing can be sent any more */
 
 	/* Any thread, under mail_lock. */
 	pthread_mutex_t mail_lock;

@@ -16,6 +16,8 @@ enum {
 	SEND_BUFFER = 512 << 10,
 	/* Reads up to here are copied into the send buffer; larger ones move without a copy. */
 	READ_INLINE_MAX = 32 << 10,
+	/* After a miss so many reads look into the page cache before they try it. */
+	WARY_READS = 1000,
 	/* The largest piece of one request in a job's buffer. */
 	JOB_PIECE = 1 << 20,
 	/* A simple reply cannot take back its header, so a read up to here is complete before its

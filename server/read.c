@@ -127,6 +127,19 @@ static void issue_range(struct connection *connection, struct pending *pending, 
 
 /* ---- From the page cache ---- */
 
+/*
+ * May a small run be in memory? RWF_NOWAIT starts the I/O of a miss, and starting it can block for
+ * long when the disk's queue is full. So for a while after a miss the page cache is asked first.
+ */
+static bool may_be_cached(struct connection *connection, const struct extent *extent)
+{
+	if (!connection->wary_reads)
+		return true;
+	connection->wary_reads--;
+	return hostfile_residency(extent->file, extent->file_offset, extent->length) !=
+	       HOSTFILE_MISSING;
+}
+
 /* A small run, copied: false when it is not in memory. */
 static bool send_cached(struct connection *connection, const struct nbd_request *request,
 			uint16_t flags, uint64_t offset, const struct extent *extent)
@@ -136,9 +149,12 @@ static bool send_cached(struct connection *connection, const struct nbd_request 
 
 	if (!at)
 		return true; /* dead: nobody is left to answer */
-	if (hostfile_read_nowait(extent->file, at + head, extent->length, extent->file_offset) !=
-	    (ssize_t)extent->length)
+	if (!may_be_cached(connection, extent) ||
+	    hostfile_read_nowait(extent->file, at + head, extent->length, extent->file_offset) !=
+		    (ssize_t)extent->length) {
+		connection->wary_reads = WARY_READS;
 		return false;
+	}
 	reply_data_head(connection, at, request, flags, offset, extent->length);
 	reply_commit(connection, head + extent->length);
 	return true;
@@ -322,7 +338,7 @@ static bool read_at_once(struct connection *connection, const struct nbd_request
 	if (request->length <= READ_INLINE_MAX)
 		return send_cached(connection, request, NBD_REPLY_FLAG_DONE, request->offset,
 				   &extent);
-	if (!hostfile_resident(extent.file, extent.file_offset, extent.length))
+	if (hostfile_residency(extent.file, extent.file_offset, extent.length) != HOSTFILE_RESIDENT)
 		return false;
 	if (stream_run(connection, request, request->offset, &extent) && is_chunked(connection))
 		reply_done(connection, request);

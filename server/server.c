@@ -139,6 +139,12 @@ struct engine *server_engine(struct server *server)
 	return server->engine;
 }
 
+struct export *server_exports(struct server *server, size_t *count)
+{
+	*count = server->world.export_count;
+	return server->world.exports;
+}
+
 void server_close(struct server *server)
 {
 	int *fds[] = {&server->epoll_fd, &server->signal_fd, &server->wake_fd};
@@ -483,7 +489,7 @@ static void begin_drain(struct server *server)
 		if (connection->state == CONNECTION_BUSY)
 			connection_drain(connection);
 		else if (connection->state == CONNECTION_PARKED)
-			end_connection(server, connection, TRANSPORT_CLOSE_CLEAN);
+			serve(server, connection); /* it may have sent something just now */
 	}
 }
 

@@ -52,6 +52,7 @@ static int check_kind(struct hostfile *file)
 	if (S_ISDIR(status.st_mode))
 		return -EISDIR;
 	file->block_size = 1;
+	file->mincore_tells = file->writable || geteuid() == 0 || geteuid() == status.st_uid;
 	if (S_ISREG(status.st_mode))
 		return 0;
 	if (!S_ISBLK(status.st_mode))
@@ -87,7 +88,7 @@ int hostfile_open(const char *path, bool writable, struct hostfile **out)
 	}
 	file->nowait_read = true;
 	file->nowait_write = true;
-	file->residency = true;
+	file->cachestat = true;
 	file->zero_range = true;
 	file->punch_hole = true;
 	*out = file;
@@ -105,6 +106,17 @@ void hostfile_close(struct hostfile *file)
 		close(file->fd);
 	free(file->path);
 	free(file);
+}
+
+bool hostfile_same(const struct hostfile *one, const struct hostfile *other)
+{
+	struct stat a, b;
+
+	if (fstat(one->fd, &a) || fstat(other->fd, &b) || one->is_block != other->is_block)
+		return false;
+	if (one->is_block)
+		return a.st_rdev == b.st_rdev;
+	return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 int hostfile_size(const struct hostfile *file, uint64_t *size)
@@ -217,22 +229,6 @@ ssize_t hostfile_splice(struct hostfile *file, uint64_t offset, int pipe_fd, siz
 	return moved < 0 ? -errno : moved;
 }
 
-bool hostfile_resident(struct hostfile *file, uint64_t offset, uint64_t length)
-{
-	struct cachestat_range_abi range = {offset, length};
-	struct cachestat_abi answer;
-	uint64_t first = offset / HOST_PAGE;
-	uint64_t pages = (offset + length + HOST_PAGE - 1) / HOST_PAGE - first;
-
-	if (!atomic_load_explicit(&file->residency, memory_order_relaxed))
-		return false;
-	if (syscall(SYS_cachestat, file->fd, &range, &answer, 0)) {
-		atomic_store_explicit(&file->residency, false, memory_order_relaxed);
-		return false;
-	}
-	return answer.cached >= pages;
-}
-
 /* Maps the file once. A process that locks its memory must not lock the image's pages with it. */
 static void make_view(struct hostfile *file)
 {
@@ -261,6 +257,58 @@ const uint8_t *hostfile_view(struct hostfile *file, uint64_t offset, uint64_t le
 		view = atomic_load_explicit(&file->view, memory_order_acquire);
 	}
 	return view && range_inside(offset, length, file->view_size) ? view + offset : NULL;
+}
+
+/* Asks cachestat(2), Linux 6.5: 1 resident, 0 not, -errno where it does not answer. */
+static int ask_cachestat(struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	struct cachestat_range_abi range = {offset, length};
+	struct cachestat_abi answer;
+	uint64_t first = offset / HOST_PAGE;
+	uint64_t pages = (offset + length + HOST_PAGE - 1) / HOST_PAGE - first;
+
+	if (syscall(SYS_cachestat, file->fd, &range, &answer, 0))
+		return -errno;
+	return answer.cached >= pages;
+}
+
+/* Asks mincore(2), which tells the truth only to those who may write the file or own it. */
+static int ask_mincore(struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	unsigned char pages[256];
+	uint64_t start = round_down(offset, HOST_PAGE), end = offset + length;
+	const uint8_t *view = hostfile_view(file, start, end - start);
+
+	if (!view || !file->mincore_tells)
+		return -EOPNOTSUPP;
+	while (start < end) {
+		uint64_t step = min_of(end - start, (uint64_t)sizeof(pages) * HOST_PAGE);
+
+		if (mincore((void *)view, (size_t)step, pages))
+			return -errno;
+		for (uint64_t page = 0; page * HOST_PAGE < step; page++)
+			if (!(pages[page] & 1))
+				return 0;
+		start += step;
+		view += step;
+	}
+	return 1;
+}
+
+enum hostfile_residency hostfile_residency(struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	int resident = -ENOSYS;
+
+	if (atomic_load_explicit(&file->cachestat, memory_order_relaxed)) {
+		resident = ask_cachestat(file, offset, length);
+		if (resident < 0)
+			atomic_store_explicit(&file->cachestat, false, memory_order_relaxed);
+	}
+	if (resident < 0)
+		resident = ask_mincore(file, offset, length);
+	if (resident < 0)
+		return HOSTFILE_UNKNOWN;
+	return resident ? HOSTFILE_RESIDENT : HOSTFILE_MISSING;
 }
 
 static int write_zeroes(struct hostfile *file, uint64_t offset, uint64_t length)

@@ -30,7 +30,8 @@ struct hostfile {
 	pthread_mutex_t view_lock;
 	atomic_bool nowait_read;  /* RWF_NOWAIT reads work here */
 	atomic_bool nowait_write; /* RWF_NOWAIT writes work here */
-	atomic_bool residency;    /* the page cache can be asked what it holds */
+	atomic_bool cachestat;    /* cachestat(2) answers for this file */
+	bool mincore_tells;       /* mincore(2) tells us the truth */
 	atomic_bool zero_range;   /* fallocate(ZERO_RANGE) works here */
 	atomic_bool punch_hole;   /* fallocate(PUNCH_HOLE) works here */
 };
@@ -42,6 +43,9 @@ struct hostfile {
  */
 int hostfile_open(const char *path, bool writable, struct hostfile **file);
 void hostfile_close(struct hostfile *file);
+
+/* Are both the same file of the host? */
+bool hostfile_same(const struct hostfile *one, const struct hostfile *other);
 
 /* Size in bytes now; block devices are asked anew each time. */
 int hostfile_size(const struct hostfile *file, uint64_t *size);
@@ -69,12 +73,13 @@ ssize_t hostfile_write_nowait(struct hostfile *file, const void *buffer, size_t 
 /* Moves bytes from the file into a pipe without copying; see splice(2). Blocks on a miss. */
 ssize_t hostfile_splice(struct hostfile *file, uint64_t offset, int pipe_fd, size_t length);
 
-/* Is the whole range in the page cache? False also when nobody can tell. Does not block. */
-bool hostfile_resident(struct hostfile *file, uint64_t offset, uint64_t length);
+/* What the page cache holds of a range. Does not block. */
+enum hostfile_residency { HOSTFILE_UNKNOWN, HOSTFILE_RESIDENT, HOSTFILE_MISSING };
+enum hostfile_residency hostfile_residency(struct hostfile *file, uint64_t offset, uint64_t length);
 
 /*
  * The range as memory, for the kernel to copy from, not for us to touch: where the file has been
- * cut the kernel's copy fails, ours would be killed. For ranges that hostfile_resident() has just
+ * cut the kernel's copy fails, ours would be killed. For ranges that hostfile_residency() has just
  * found in memory. NULL: not possible here.
  */
 const uint8_t *hostfile_view(struct hostfile *file, uint64_t offset, uint64_t length);
