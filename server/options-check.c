@@ -30,6 +30,7 @@ static const struct {
 	{"connect", "disconnect"},
 	{"run", "list"},
 	{"stdio", "list"},
+	{"control", "list"},
 };
 
 /* What -L has no use for, in qemu-nbd's words. */

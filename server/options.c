@@ -11,9 +11,11 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "common/control-path.h"
 #include "common/log.h"
 #include "common/nbd-protocol.h"
 #include "common/size.h"
+#include "control.h"
 #include "listener.h"
 
 enum row_kind {
@@ -104,6 +106,12 @@ static int set_description(struct options *options, const char *value, struct er
 	return 0;
 }
 
+static int set_control(struct options *options, const char *value, struct error *err)
+{
+	options->control = value;
+	return control_check_path(value, err);
+}
+
 static int set_help(struct options *options, const char *value, struct error *err)
 {
 	(void)value;
@@ -166,6 +174,9 @@ static const struct option_row table[] = {
 	     "(default 10)"),
 	FLAG(0, "fork", fork, "return when the server is ready, serve in background"),
 	TEXT(0, "pid-file", "PATH", pid_file, "write the process number into this file"),
+	CALL(0, "control", "PATH", set_control,
+	     "tell statistics on this Unix socket, 'none': nowhere\n"
+	     "(default: in " CONTROL_PATH_SYSTEM " or $XDG_RUNTIME_DIR/hawser)"),
 	CALL('v', "verbose", NULL, set_verbose, "say more on standard error; twice: debug"),
 
 	HEADING("Devices of this machine:"),

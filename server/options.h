@@ -33,6 +33,7 @@ struct options {
 	const char *device; /* -c */
 	const char *run;
 	const char *pid_file;
+	const char *control; /* NULL: not given */
 	bool stdio;
 	bool fork;
 	bool read_only;

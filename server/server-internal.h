@@ -12,5 +12,6 @@ void server_connection_back(struct connection *connection, enum connection_outco
 
 struct worker_pool *server_workers(struct server *server);
 struct engine *server_engine(struct server *server);
+struct export *server_exports(struct server *server, size_t *count);
 
 #endif

@@ -22,6 +22,7 @@
 #include "common/nbd-protocol.h"
 #include "common/notify.h"
 #include "common/size.h"
+#include "control.h"
 #include "daemon.h"
 #include "device.h"
 #include "listener.h"
@@ -33,6 +34,7 @@ struct service {
 	struct daemon daemon;
 	struct server *server;
 	struct listener_set listeners;
+	struct control *control;
 	struct captive captive;
 	struct device_link link;
 	struct pid_file pid_file;
@@ -199,6 +201,9 @@ static int start(struct service *service, unsigned int activation, struct error 
 	rc = server_open(&service->server, &service->config, err);
 	if (!rc)
 		rc = listen_everywhere(service, activation, err);
+	if (!rc)
+		rc = control_open(&service->control, service->options->control, service->server,
+				  &service->listeners, err);
 	if (rc)
 		return rc;
 	say_what_is_served(service);
@@ -211,6 +216,7 @@ static int start(struct service *service, unsigned int activation, struct error 
 static void clear(struct service *service, bool stuck)
 {
 	pid_file_remove(&service->pid_file);
+	control_close(service->control);
 	listener_close_all(&service->listeners);
 	captive_clear(&service->captive);
 	if (service->server && !stuck)
