@@ -27,7 +27,7 @@ CLANG_FORMAT ?= clang-format
 INSTALL      ?= install
 
 VERSION  := 0.1.0
-PACKAGES := libnl-genl-3.0 libnbd
+PACKAGES := libnl-genl-3.0 libnbd zlib libzstd
 
 WARNINGS := -Wall -Wextra -Wshadow -Wvla -Wmissing-prototypes -Wformat=2 -Wpointer-arith \
             -Wundef -Wstrict-prototypes -Wwrite-strings
@@ -69,7 +69,7 @@ say = @:
 endif
 
 COMMON_SRC := $(wildcard common/*.c common/*/*.c)
-SERVER_SRC := $(wildcard server/*.c server/*/*.c)
+SERVER_SRC := $(wildcard server/*.c server/*/*.c server/*/*/*.c)
 CLIENT_SRC := $(wildcard client/*.c client/*/*.c)
 objects     = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 SERVER_LIB := $(filter-out server/main.c,$(SERVER_SRC))
@@ -116,7 +116,7 @@ include kmod-helpers/install.mk
 -include tests/tests.mk
 
 .PHONY: format format-check clean
-FORMATTED = $(wildcard common/*.[ch] common/*/*.[ch] server/*.[ch] server/*/*.[ch] client/*.[ch] \
+FORMATTED = $(wildcard common/*.[ch] common/*/*.[ch] server/*.[ch] server/*/*.[ch] server/*/*/*.[ch] client/*.[ch] \
             client/*/*.[ch] tests/*/*.[ch])
 format: ## put all C files into the house's form
 	$(CLANG_FORMAT) -i $(FORMATTED)

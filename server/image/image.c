@@ -7,14 +7,17 @@
 #include "image.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/cleanup.h"
 #include "common/log.h"
 #include "common/size.h"
+#include "epoch.h"
 #include "lock.h"
 
-static const struct image_driver *const drivers[] = {&image_driver_raw};
+static const struct image_driver *const drivers[] = {&image_driver_raw, &image_driver_qcow2};
 
 /* Magic numbers of formats that must not be mistaken for raw disks. */
 static const struct {
@@ -44,25 +47,28 @@ static const char *format_known(const char *format)
 	return NULL;
 }
 
-/* The format whose magic the file carries, "raw" when none does. */
-static const char *format_probe(struct hostfile *file)
+const char *image_probe_format(const uint8_t head[512])
 {
-	uint8_t head[512];
-	int rc = hostfile_read(file, head, sizeof(head), 0);
-
-	if (rc && rc != -ENODATA)
-		return "raw";
 	for (size_t i = 0; i < sizeof(magics) / sizeof(magics[0]); i++)
 		if (memcmp(head + magics[i].offset, magics[i].bytes, magics[i].length) == 0)
 			return magics[i].format;
 	return "raw";
 }
 
-static int choose_driver(struct image *image, const char *format, struct error *err)
+static const char *format_probe(struct hostfile *file)
 {
-	bool probed = !format;
+	uint8_t head[512];
+	int rc = hostfile_read(file, head, sizeof(head), 0);
 
-	if (probed)
+	return rc && rc != -ENODATA ? "raw" : image_probe_format(head);
+}
+
+static int choose_driver(struct image *image, struct error *err)
+{
+	const char *format = image->options.format;
+
+	image->probed = !format;
+	if (image->probed)
 		format = format_probe(image->file);
 	image->driver = driver_find(format);
 	if (image->driver)
@@ -70,7 +76,7 @@ static int choose_driver(struct image *image, const char *format, struct error *
 	if (format_known(format))
 		return error_set(err, ENOTSUP,
 				 "the image format '%s' is not available in this version%s", format,
-				 probed ? "; use -f raw to serve the file's own bytes" : "");
+				 image->probed ? "; use -f raw to serve the file's own bytes" : "");
 	return error_set(err, EINVAL, "Unknown driver '%s'", format);
 }
 
@@ -81,46 +87,85 @@ static bool access_degrades(int rc)
 	return rc == -EACCES || rc == -EROFS || rc == -EPERM || rc == -ETXTBSY;
 }
 
-static int open_file(const char *path, enum image_access access, struct image *image,
-		     struct error *err)
+static int open_file(const char *path, struct image *image, struct error *err)
 {
-	int rc = hostfile_open(path, access != IMAGE_READ_ONLY, &image->file), retry;
+	int rc = hostfile_open(path, !image->read_only, &image->file);
 
-	image->read_only = access == IMAGE_READ_ONLY;
-	if (rc == 0)
-		return 0;
-	if (access == IMAGE_AUTO_READ_ONLY && access_degrades(rc)) {
-		retry = hostfile_open(path, false, &image->file);
-		if (retry == 0) {
-			image->read_only = true;
-			log_warning("%s: exporting read-only: %s", path, strerror(-rc));
-			return 0;
-		}
-	}
 	if (rc == -EINVAL)
-		error_set(err, EINVAL,
-			  "Could not open '%s': It is neither a regular file nor a block device",
-			  path);
-	else
-		error_set_errno(err, -rc, "Could not open '%s'", path);
-	if (access == IMAGE_READ_WRITE && access_degrades(rc))
-		error_hint(err, "; use --read-only or --auto-read-only");
-	return rc;
+		return error_set(
+			err, EINVAL,
+			"Could not open '%s': It is neither a regular file nor a block device",
+			path);
+	return rc ? error_set_errno(err, -rc, "Could not open '%s'", path) : 0;
 }
 
+/* QEMU lets two writers share a raw image; we do not. Reading beside one is allowed, but not where
+ * the file's metadata is read, or others build upon it. */
 static int lock_image(struct image *image, struct error *err)
 {
 	unsigned int used = PERMISSION_CONSISTENT_READ, unshared = PERMISSION_RESIZE;
 
-	/* QEMU lets two writers share a raw image; we do not. Reading beside one is allowed. */
-	if (!image->read_only) {
+	if (!image->read_only)
 		used |= PERMISSION_WRITE;
+	if (!image->read_only && image->driver->metadata)
+		used |= PERMISSION_RESIZE;
+	if (!image->read_only || image->driver->metadata || image->parent)
 		unshared |= PERMISSION_WRITE;
-	}
 	return lock_acquire(image->file, used, unshared, err);
 }
 
-int image_open(const char *path, const char *format, enum image_access access, struct image **out,
+static int open_once(const char *path, struct image *image, struct error *err)
+{
+	int rc = open_file(path, image, err);
+
+	if (rc == 0)
+		rc = choose_driver(image, err);
+	if (rc == 0)
+		rc = lock_image(image, err);
+	if (rc == 0)
+		rc = image->driver->open(image, err);
+	if (rc) {
+		hostfile_close(image->file);
+		image->file = NULL;
+	}
+	return rc;
+}
+
+/* Tries again without the wish to write. When that fails, too, the first error stands. */
+static int open_degraded(const char *path, struct image *image, int first, struct error *err)
+{
+	struct error again = ERROR_INIT;
+
+	if (image->options.access == IMAGE_READ_WRITE)
+		error_hint(err, "; use --read-only or --auto-read-only");
+	if (image->options.access != IMAGE_AUTO_READ_ONLY)
+		return first;
+	image->read_only = true;
+	if (open_once(path, image, &again))
+		return first;
+	log_warning("%s: exporting read-only: %s", path, err ? err->text : strerror(-first));
+	return 0;
+}
+
+static int open_image(const char *path, struct image *image, struct error *err)
+{
+	int rc;
+
+	image->read_only = image->options.access == IMAGE_READ_ONLY;
+	rc = open_once(path, image, err);
+	if (access_degrades(rc) && !image->read_only)
+		rc = open_degraded(path, image, rc, err);
+	if (rc == 0 && image->probed && !image->read_only && image->driver == &image_driver_raw)
+		log_warning(
+			"Image format was not specified for '%s' and probing guessed raw.\n"
+			"         Automatically detecting the format is dangerous for raw images, "
+			"write operations on block 0 will be restricted.\n"
+			"         Specify the 'raw' format explicitly to remove the restrictions.",
+			path);
+	return rc;
+}
+
+int image_open(const char *path, const struct image_options *options, struct image **out,
 	       struct error *err)
 {
 	struct image *image = calloc(1, sizeof(*image));
@@ -129,17 +174,12 @@ int image_open(const char *path, const char *format, enum image_access access, s
 	*out = NULL;
 	if (!image)
 		return error_set(err, ENOMEM, "out of memory");
-	rc = open_file(path, access, image, err);
-	if (rc == 0)
-		rc = lock_image(image, err);
-	if (rc == 0)
-		rc = choose_driver(image, format, err);
-	if (rc == 0)
-		rc = image->driver->open(image, err);
+	image->options = *options;
+	rc = open_image(path, image, err);
 	if (rc) {
-		hostfile_close(image->file);
 		free(image);
-		return error_wrap(err, "Failed to blk_new_open '%s'", path);
+		error_wrap(err, "Failed to blk_new_open '%s'", path);
+		return rc;
 	}
 	*out = image;
 	return 0;
@@ -155,9 +195,121 @@ void image_close(struct image *image)
 	free(image);
 }
 
+/* ---- Chains ---- */
+
+char *image_resolve_name(const struct image *image, const char *name, struct error *err)
+{
+	const char *overlay = image->file->path, *slash = strrchr(overlay, '/');
+	char *path = NULL;
+	int rc;
+
+	if (image->options.no_references) {
+		error_set(err, EPERM,
+			  "the image names another file, '%s', which is not allowed here", name);
+		return NULL;
+	}
+	/* QEMU reads a colon before any slash as a protocol: json:, nbd:, fat: ... */
+	if (name[strcspn(name, ":/")] == ':') {
+		error_set(err, ENOTSUP,
+			  "the image names '%s', which is no plain file name; protocols are not "
+			  "followed",
+			  name);
+		return NULL;
+	}
+	if (*name == '/' || !slash)
+		path = strdup(name);
+	else {
+		rc = asprintf(&path, "%.*s/%s", (int)(slash - overlay), overlay, name);
+		path = rc < 0 ? NULL : path;
+	}
+	if (!path)
+		error_set(err, ENOMEM, "out of memory");
+	return path;
+}
+
+static int check_chain(const struct image *image, struct error *err)
+{
+	if (image->depth > IMAGE_DEPTH_MAX)
+		return error_set(err, ELOOP, "more than %d backing files in a chain",
+				 IMAGE_DEPTH_MAX);
+	for (const struct image *above = image->parent; above; above = above->parent)
+		if (hostfile_same(image->file, above->file))
+			return error_set(err, ELOOP, "the image is its own backing file");
+	return 0;
+}
+
+/* Where an overlay does not say the format of its backing file, a guest may have made its raw disk
+ * look like an image that names other files. */
+static int check_guess(const struct image *image, struct error *err)
+{
+	if (!image->probed || !image->driver->metadata)
+		return 0;
+	return error_set(
+		err, EPERM,
+		"the overlay does not say that this is a %s image and not the content of a "
+		"raw disk; say it by `qemu-img rebase -u -F %s -b BACKING OVERLAY'",
+		image->driver->name, image->driver->name);
+}
+
+static int open_backing(struct image *image, const char *path, struct error *err)
+{
+	int rc = open_file(path, image, err);
+
+	if (rc == 0)
+		rc = check_chain(image, err);
+	if (rc == 0)
+		rc = choose_driver(image, err);
+	if (rc == 0)
+		rc = lock_image(image, err);
+	if (rc == 0) {
+		/* What is only guessed to be an image may be read, but not lead to other files. */
+		image->options.no_references |= check_guess(image, NULL) != 0;
+		rc = image->driver->open(image, err);
+		if (rc == -EPERM && check_guess(image, NULL))
+			check_guess(image, err);
+	}
+	return rc;
+}
+
+#define BACKING_FAILED "Could not open backing file"
+
+int image_open_backing(const struct image *parent, const char *name, const char *format,
+		       struct image **out, struct error *err)
+{
+	AUTO_FREE char *path = image_resolve_name(parent, name, err);
+	struct image *image;
+	int rc;
+
+	*out = NULL;
+	if (!path)
+		return err ? -err->code : -EPERM;
+	image = calloc(1, sizeof(*image));
+	if (!image)
+		return error_set(err, ENOMEM, "out of memory");
+	image->options = (struct image_options){.format = format && *format ? format : NULL,
+						.access = IMAGE_READ_ONLY,
+						.no_references = parent->options.no_references};
+	image->read_only = true;
+	image->parent = parent;
+	image->depth = parent->depth + 1;
+	rc = open_backing(image, path, err);
+	if (rc) {
+		hostfile_close(image->file);
+		free(image);
+		/* In a long chain the image that failed is of interest, not the way to it. */
+		if (err && strncmp(err->text, BACKING_FAILED, strlen(BACKING_FAILED)))
+			error_wrap(err, BACKING_FAILED " '%s'", path);
+		return rc == -EROFS || rc == -EACCES ? -EIO : rc; /* reading failed, not writing */
+	}
+	*out = image;
+	return 0;
+}
+
+/* ---- Operations ---- */
+
 /* Reads the bytes of one extent. A file that ends too early was cut under us: no data is made up
  * for it, unless the format says that its files may end so. */
-static int read_extent(struct image *image, void *buffer, uint64_t offset,
+static int read_extent(const struct image *image, void *buffer, uint64_t offset,
 		       const struct extent *extent)
 {
 	int rc;
@@ -172,7 +324,7 @@ static int read_extent(struct image *image, void *buffer, uint64_t offset,
 		memset(buffer, 0, extent->length);
 		return 0;
 	case EXTENT_OPAQUE:
-		return image->driver->read(image, buffer, offset, extent->length);
+		return extent->owner->driver->read(extent->owner, buffer, offset, extent->length);
 	}
 	return -EIO;
 }
@@ -180,6 +332,7 @@ static int read_extent(struct image *image, void *buffer, uint64_t offset,
 int image_read(struct image *image, void *buffer, uint64_t offset, uint64_t length)
 {
 	uint8_t *at = buffer;
+	EPOCH_SCOPE;
 
 	while (length) {
 		struct extent extent;
@@ -187,6 +340,8 @@ int image_read(struct image *image, void *buffer, uint64_t offset, uint64_t leng
 
 		if (rc == 0)
 			rc = read_extent(image, at, offset, &extent);
+		if (rc == -EAGAIN)
+			continue; /* the map changed under us */
 		if (rc)
 			return rc;
 		at += extent.length;
@@ -198,13 +353,30 @@ int image_read(struct image *image, void *buffer, uint64_t offset, uint64_t leng
 
 int image_write(struct image *image, const void *buffer, uint64_t offset, uint64_t length)
 {
-	if (image->driver->write)
-		return image->driver->write(image, buffer, offset, length);
-	return hostfile_write(image->file, buffer, length, offset);
+	const uint8_t *at = buffer;
+	EPOCH_SCOPE;
+
+	while (length) {
+		struct extent extent;
+		int rc = image_map(image, offset, length, MAP_OVERWRITE, 0, &extent);
+
+		if (rc == -EAGAIN && image->driver->write)
+			return image->driver->write(image, at, offset, length);
+		if (rc == 0)
+			rc = hostfile_write(extent.file, at, extent.length, extent.file_offset);
+		if (rc)
+			return rc;
+		at += extent.length;
+		offset += extent.length;
+		length -= extent.length;
+	}
+	return 0;
 }
 
 int image_zero(struct image *image, uint64_t offset, uint64_t length, unsigned int flags)
 {
+	EPOCH_SCOPE;
+
 	if (image->driver->zero)
 		return image->driver->zero(image, offset, length, flags);
 	return hostfile_zero(image->file, offset, length, flags);
@@ -212,6 +384,8 @@ int image_zero(struct image *image, uint64_t offset, uint64_t length, unsigned i
 
 int image_discard(struct image *image, uint64_t offset, uint64_t length)
 {
+	EPOCH_SCOPE;
+
 	if (image->driver->discard)
 		return image->driver->discard(image, offset, length);
 	return hostfile_discard(image->file, offset, length);

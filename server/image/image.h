@@ -35,13 +35,16 @@ enum extent_kind {
 	EXTENT_OPAQUE, /* only the driver can produce them, by its read */
 };
 
-/* What map answers: one run that starts at the offset asked for. */
+/* What map answers: one run that starts at the offset asked for. It is good as long as the caller
+ * stays inside the epoch (epoch.h) in which it asked. */
 struct extent {
 	enum extent_kind kind;
 	bool hole;       /* for block status: nothing is allocated here */
+	bool stable;     /* good for ever: the place never becomes that of other bytes */
 	uint64_t length; /* bytes, 1 up to what was asked */
 	struct hostfile *file;
 	uint64_t file_offset;
+	struct image *owner; /* EXTENT_OPAQUE: which image of the chain must read it */
 };
 
 enum zero_flags {
@@ -54,39 +57,72 @@ struct image;
 struct image_driver {
 	const char *name;
 	bool short_files; /* the host file may end inside the last cluster: zeroes follow */
+	bool metadata;    /* the file holds more than guest bytes: one writer at most, no readers
+			   * beside it */
 	/* Looks into an open file; sets image->size and image->state. Takes image->file as its
-	 * main file. On failure err is set and nothing is kept. */
+	 * main file. On failure err is set and nothing is kept; -EROFS: it could be opened to be
+	 * read only. */
 	int (*open)(struct image *image, struct error *err);
 	/* Flushes what it holds and frees its state. NULL: nothing to do. */
 	void (*close)(struct image *image);
 	/* 0; -EAGAIN (would block, or needs allocation: go to a worker); another -errno. */
 	int (*map)(struct image *image, uint64_t offset, uint64_t length, enum map_intent intent,
 		   unsigned int flags, struct extent *extent);
-	/* NULL members fall back to map and the host file. 0 or -errno. */
+	/* Reads what map called opaque; -EAGAIN: it is no longer, map again. */
 	int (*read)(struct image *image, void *buffer, uint64_t offset, uint64_t length);
+	/* Writes what map did not let be overwritten in place. NULL: map always does. */
 	int (*write)(struct image *image, const void *buffer, uint64_t offset, uint64_t length);
+	/* NULL members fall back to the host file. 0 or -errno. */
 	int (*zero)(struct image *image, uint64_t offset, uint64_t length, unsigned int flags);
 	int (*discard)(struct image *image, uint64_t offset, uint64_t length);
 	int (*flush)(struct image *image);
 };
 
+/* How an image is to be opened. Strings outlive the image. */
+struct image_options {
+	const char *format; /* NULL: look into the file */
+	enum image_access access;
+	const char *load_snapshot; /* an internal snapshot instead of the disk; NULL: none */
+	bool no_references;        /* an image that names other files is refused */
+	bool bitmaps_may_break;    /* write although dirty bitmaps of the image become void */
+};
+
 struct image {
 	const struct image_driver *driver;
 	struct hostfile *file; /* the main file */
-	uint64_t size;         /* bytes that a guest sees */
+	struct image_options options;
+	const struct image *parent; /* the overlay whose backing file this is, or NULL */
+	unsigned int depth;         /* overlays above it */
+	uint64_t size;              /* bytes that a guest sees */
 	bool read_only;
+	bool probed; /* the format is what the file looks like, nobody said so */
 	void *state; /* the driver's */
 };
 
 extern const struct image_driver image_driver_raw;
+extern const struct image_driver image_driver_qcow2;
+
+/* Overlays above the last image of a chain, at most. */
+enum { IMAGE_DEPTH_MAX = 64 };
 
 /*
- * Opens an image: file, locks, format. format NULL probes. Degrades to read-only as access
- * allows, with a notice on the log. 0 or -errno with err set; image_close() releases it.
+ * Opens an image: file, locks, format. Degrades to read-only as access allows, with a notice on
+ * the log. 0 or -errno with err set; image_close() releases it.
  */
-int image_open(const char *path, const char *format, enum image_access access, struct image **image,
+int image_open(const char *path, const struct image_options *options, struct image **image,
 	       struct error *err);
+/*
+ * The image below parent in a chain, to be read only. name is what parent says, relative to
+ * parent's directory; format NULL: it does not say. Never a protocol. parent outlives it.
+ */
+int image_open_backing(const struct image *parent, const char *name, const char *format,
+		       struct image **image, struct error *err);
+/* The path that a name inside an image means, to be freed; NULL with err set when it is none. */
+char *image_resolve_name(const struct image *image, const char *name, struct error *err);
 void image_close(struct image *image);
+
+/* The format that the first 512 bytes look like, "raw" for none. */
+const char *image_probe_format(const uint8_t head[512]);
 
 static inline int image_map(struct image *image, uint64_t offset, uint64_t length,
 			    enum map_intent intent, unsigned int flags, struct extent *extent)

@@ -6,10 +6,15 @@
  * Asking the file system for each request would cost as much as reading, so runs of data are
  * remembered, a bit for each granule that is data throughout. A stale "data" is always safe: the
  * hole behind it reads as zeroes. A hole is never remembered, because others may write the file.
+ *
+ * Where nobody said that the image is raw, its first sector must not become that of another
+ * format: whoever opens it next would follow what the guest has written there.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/size.h"
 #include "image.h"
@@ -17,6 +22,7 @@
 enum {
 	GRANULE_SHIFT = 18, /* 256 KiB: a bit map of 512 KiB for a disk of 1 TiB */
 	WORD_BITS = 64,
+	GUARDED = 512, /* bytes that a probe looks at */
 };
 /* Beyond 64 TiB nothing is remembered; the bit map up to there takes 32 MiB where it is used. */
 #define GRANULES_MAX (UINT64_C(1) << 28)
@@ -27,6 +33,7 @@ struct raw {
 	atomic_bool sparse; /* there may be holes; false: all is data */
 	uint64_t granules;
 	_Atomic uint64_t *data; /* a bit a granule, any thread; bits are only hints */
+	pthread_mutex_t guard;  /* one change of a guarded sector at a time */
 };
 
 static int raw_open(struct image *image, struct error *err)
@@ -48,6 +55,7 @@ static int raw_open(struct image *image, struct error *err)
 		free(raw);
 		return error_set(err, ENOMEM, "out of memory");
 	}
+	pthread_mutex_init(&raw->guard, NULL);
 	image->state = raw;
 	return 0;
 }
@@ -56,6 +64,7 @@ static void raw_close(struct image *image)
 {
 	struct raw *raw = image->state;
 
+	pthread_mutex_destroy(&raw->guard);
 	free(raw->data);
 	free(raw);
 }
@@ -120,8 +129,13 @@ static int raw_map(struct image *image, uint64_t offset, uint64_t length, enum m
 	bool known = !atomic_load_explicit(&raw->sparse, memory_order_relaxed) ||
 		     granules_are_data(raw, offset, length);
 
-	*extent = (struct extent){
-		.kind = EXTENT_FILE, .length = length, .file = image->file, .file_offset = offset};
+	*extent = (struct extent){.kind = EXTENT_FILE,
+				  .stable = true,
+				  .length = length,
+				  .file = image->file,
+				  .file_offset = offset};
+	if (intent == MAP_OVERWRITE && image->probed && offset < GUARDED)
+		return -EAGAIN;
 	if (intent == MAP_OVERWRITE || (intent == MAP_READ && known))
 		return 0;
 	if (intent == MAP_STATUS && flags & MAP_NOWAIT)
@@ -129,18 +143,62 @@ static int raw_map(struct image *image, uint64_t offset, uint64_t length, enum m
 	return look(image, offset, length, extent);
 }
 
+/* May these bytes (NULL: zeroes) be written over a part of the guarded sector? The guard is held.
+ */
+static int check_guarded(struct image *image, const void *buffer, uint64_t offset, uint64_t length)
+{
+	uint8_t head[GUARDED];
+	size_t part = (size_t)min_of(length, GUARDED - offset);
+	int rc = hostfile_read(image->file, head, sizeof(head), 0);
+
+	if (rc && rc != -ENODATA)
+		return rc;
+	if (buffer)
+		memcpy(head + offset, buffer, part);
+	else
+		memset(head + offset, 0, part);
+	return strcmp(image_probe_format(head), image->driver->name) ? -EPERM : 0;
+}
+
+/* Only comes here for the guarded sector. */
+static int raw_write(struct image *image, const void *buffer, uint64_t offset, uint64_t length)
+{
+	struct raw *raw = image->state;
+	int rc;
+
+	pthread_mutex_lock(&raw->guard);
+	rc = check_guarded(image, buffer, offset, length);
+	if (rc == 0)
+		rc = hostfile_write(image->file, buffer, length, offset);
+	pthread_mutex_unlock(&raw->guard);
+	return rc;
+}
+
 static int raw_zero(struct image *image, uint64_t offset, uint64_t length, unsigned int flags)
 {
-	int rc = hostfile_zero(image->file, offset, length, flags);
+	struct raw *raw = image->state;
+	bool guarded = image->probed && offset < GUARDED;
+	int rc = 0;
 
+	if (guarded) {
+		pthread_mutex_lock(&raw->guard);
+		rc = check_guarded(image, NULL, offset, length);
+	}
+	if (rc == 0)
+		rc = hostfile_zero(image->file, offset, length, flags);
+	if (guarded)
+		pthread_mutex_unlock(&raw->guard);
 	granules_forget(image->state, offset, length);
 	return rc;
 }
 
 static int raw_discard(struct image *image, uint64_t offset, uint64_t length)
 {
-	int rc = hostfile_discard(image->file, offset, length);
+	uint64_t skip = image->probed && offset < GUARDED ? min_of(length, GUARDED - offset) : 0;
+	int rc = 0;
 
+	if (length > skip)
+		rc = hostfile_discard(image->file, offset + skip, length - skip);
 	granules_forget(image->state, offset, length);
 	return rc;
 }
@@ -150,6 +208,7 @@ const struct image_driver image_driver_raw = {
 	.open = raw_open,
 	.close = raw_close,
 	.map = raw_map,
+	.write = raw_write,
 	.zero = raw_zero,
 	.discard = raw_discard,
 };

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Entries of L1, L2, snapshot and bitmap tables, and packed refcounts. Pure functions; any thread.
+ */
+#include <errno.h>
+
+#include "common/size.h"
+#include "format.h"
+
+#define L1_RESERVED UINT64_C(0x7f000000000001ff)
+#define L2_RESERVED UINT64_C(0x3f000000000001fe)
+#define OFFSET_MAX  (UINT64_C(1) << 56)
+
+bool qcow2_decode_l1(const struct qcow2_header *header, uint64_t entry, uint64_t *table)
+{
+	*table = entry & QCOW2_OFFSET_MASK;
+	return !(entry & L1_RESERVED) && !(*table & (qcow2_cluster_size(header) - 1));
+}
+
+static bool decode_compressed(const struct qcow2_header *header, struct qcow2_entry entry,
+			      struct qcow2_mapping *mapping)
+{
+	unsigned int shift = 70 - header->cluster_bits;
+	uint64_t value = entry.descriptor & ~(QCOW2_COPIED | QCOW2_COMPRESSED);
+	uint64_t sectors = (value >> shift) + 1;
+
+	mapping->compressed = true;
+	mapping->host = value & ((UINT64_C(1) << shift) - 1);
+	mapping->compressed_length =
+		(uint32_t)(sectors * QCOW2_SECTOR - mapping->host % QCOW2_SECTOR);
+	mapping->data = UINT32_MAX;
+	return mapping->host < OFFSET_MAX && !qcow2_has_data_file(header) &&
+	       !(qcow2_has_subclusters(header) && entry.bitmap);
+}
+
+bool qcow2_decode(const struct qcow2_header *header, struct qcow2_entry entry,
+		  struct qcow2_mapping *mapping)
+{
+	uint64_t descriptor = entry.descriptor;
+
+	*mapping = (struct qcow2_mapping){.copied = descriptor & QCOW2_COPIED};
+	if (descriptor & QCOW2_COMPRESSED)
+		return decode_compressed(header, entry, mapping);
+	mapping->host = descriptor & QCOW2_OFFSET_MASK;
+	mapping->has_host = mapping->host || (mapping->copied && qcow2_has_data_file(header));
+	if (descriptor & L2_RESERVED || mapping->host & (qcow2_cluster_size(header) - 1))
+		return false;
+	if (qcow2_has_subclusters(header)) {
+		mapping->data = (uint32_t)entry.bitmap;
+		mapping->zero = (uint32_t)(entry.bitmap >> 32);
+		return !(descriptor & QCOW2_ZERO) && !(mapping->data & mapping->zero) &&
+		       (mapping->has_host || !mapping->data);
+	}
+	mapping->zero = descriptor & QCOW2_ZERO ? 1 : 0;
+	mapping->data = mapping->has_host && !mapping->zero ? 1 : 0;
+	return header->version >= 3 || !mapping->zero;
+}
+
+struct qcow2_entry qcow2_encode(const struct qcow2_header *header,
+				const struct qcow2_mapping *mapping)
+{
+	struct qcow2_entry entry = {0, 0};
+
+	if (mapping->has_host)
+		entry.descriptor = mapping->host | (mapping->copied ? QCOW2_COPIED : 0);
+	if (qcow2_has_subclusters(header))
+		entry.bitmap = (uint64_t)mapping->zero << 32 | mapping->data;
+	else if (mapping->zero)
+		entry.descriptor |= QCOW2_ZERO;
+	return entry;
+}
+
+/* ---- Snapshots ---- */
+
+enum { SNAPSHOT_FIXED = 40 };
+
+static int check_snapshot(const struct qcow2_header *header, const struct qcow2_snapshot *snapshot,
+			  struct error *err)
+{
+	if (snapshot->l1_size > QCOW2_L1_BYTES_MAX / 8)
+		return error_set(err, EFBIG, "Snapshot L1 table too large");
+	if (!qcow2_table_valid(header, snapshot->l1_offset, snapshot->l1_size, 8))
+		return error_set(err, EINVAL, "Snapshot L1 table offset invalid");
+	if (qcow2_l1_needed(header, snapshot->size) > snapshot->l1_size)
+		return error_set(err, EINVAL, "L1 table of the snapshot is too small");
+	return 0;
+}
+
+int64_t qcow2_parse_snapshot(const uint8_t *bytes, size_t length, const struct qcow2_header *header,
+			     struct qcow2_snapshot *snapshot, struct error *err)
+{
+	uint64_t used = SNAPSHOT_FIXED;
+	uint32_t extra;
+	int rc;
+
+	if (length < SNAPSHOT_FIXED)
+		return error_set(err, ENODATA, "the snapshot table ends too early");
+	*snapshot = (struct qcow2_snapshot){
+		.l1_offset = qcow2_get(bytes, 8),
+		.l1_size = (uint32_t)qcow2_get(bytes + 8, 4),
+		.id_length = (uint16_t)qcow2_get(bytes + 12, 2),
+		.name_length = (uint16_t)qcow2_get(bytes + 14, 2),
+		.size = header->size,
+	};
+	extra = (uint32_t)qcow2_get(bytes + 36, 4);
+	if (extra > QCOW2_SNAPSHOT_EXTRA_MAX)
+		return error_set(err, EINVAL, "Too much extra metadata in the snapshot table");
+	used += (uint64_t)extra + snapshot->id_length + snapshot->name_length;
+	if (used > length)
+		return error_set(err, ENODATA, "the snapshot table ends too early");
+	if (extra >= 16)
+		snapshot->size = round_down(qcow2_get(bytes + 48, 8), QCOW2_SECTOR);
+	else if (header->version >= 3)
+		return error_set(err, EINVAL, "the snapshot table lacks the size of a disk");
+	snapshot->id = bytes + SNAPSHOT_FIXED + extra;
+	snapshot->name = snapshot->id + snapshot->id_length;
+	rc = check_snapshot(header, snapshot, err);
+	return rc ? rc : (int64_t)round_up(used, 8);
+}
+
+/* ---- Bitmaps ---- */
+
+enum { BITMAP_FIXED = 24, BITMAP_IN_USE = 1, BITMAP_AUTO = 2, BITMAP_TABLE_MAX = 0x8000000 };
+
+int64_t qcow2_parse_bitmap(const uint8_t *bytes, size_t length, const struct qcow2_header *header,
+			   struct qcow2_bitmap *bitmap)
+{
+	uint64_t used = BITMAP_FIXED;
+	uint32_t flags;
+
+	if (length < BITMAP_FIXED)
+		return -EINVAL;
+	flags = (uint32_t)qcow2_get(bytes + 12, 4);
+	*bitmap = (struct qcow2_bitmap){
+		.table_offset = qcow2_get(bytes, 8),
+		.table_size = (uint32_t)qcow2_get(bytes + 8, 4),
+		.in_use = flags & BITMAP_IN_USE,
+		.automatic = flags & BITMAP_AUTO,
+	};
+	used += qcow2_get(bytes + 18, 2) + qcow2_get(bytes + 20, 4);
+	used = round_up(used, 8);
+	if (used > length || bitmap->table_size > BITMAP_TABLE_MAX ||
+	    !qcow2_table_valid(header, bitmap->table_offset, bitmap->table_size, 8))
+		return -EINVAL;
+	return (int64_t)used;
+}
+
+/* ---- Refcounts ---- */
+
+uint64_t qcow2_refcount_get(const uint8_t *block, unsigned int order, uint64_t index)
+{
+	unsigned int width = 1u << order;
+
+	if (width >= 8)
+		return qcow2_get(block + index * (width / 8), (int)width / 8);
+	return block[index * width / 8] >> (index * width % 8) & ((1u << width) - 1);
+}
+
+void qcow2_refcount_set(uint8_t *block, unsigned int order, uint64_t index, uint64_t value)
+{
+	unsigned int width = 1u << order;
+	unsigned int shift = (unsigned int)(index * width % 8);
+	uint8_t mask = (uint8_t)(((1u << (width & 7)) - 1) << shift);
+	uint8_t *at = block + index * width / 8;
+
+	if (width >= 8)
+		qcow2_put(block + index * (width / 8), (int)width / 8, value);
+	else
+		*at = (uint8_t)((*at & ~mask) | (value << shift & mask));
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Opening a qcow2 image: header, tables, other files, and what it refuses. The thread that opens.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/log.h"
+#include "common/size.h"
+#include "qcow2.h"
+#include "server/image/lock.h"
+
+/* ---- Reading ---- */
+
+/* Reads the first cluster; its size is in it. */
+static int read_first_cluster(struct qcow2 *q, struct error *err)
+{
+	uint8_t head[QCOW2_SECTOR];
+	uint32_t bits;
+	int rc = hostfile_read(q->file, head, sizeof(head), 0);
+
+	if (rc && rc != -ENODATA)
+		return error_set_errno(err, -rc, "Could not read qcow2 header");
+	bits = (uint32_t)qcow2_get(head + 20, 4);
+	if (bits < QCOW2_CLUSTER_BITS_MIN || bits > QCOW2_CLUSTER_BITS_MAX)
+		bits = QCOW2_CLUSTER_BITS_MIN; /* the parser will say so */
+	q->first_cluster_length = (size_t)1 << bits;
+	q->first_cluster = calloc(1, q->first_cluster_length);
+	if (!q->first_cluster)
+		return error_set(err, ENOMEM, "out of memory");
+	rc = hostfile_read(q->file, q->first_cluster, q->first_cluster_length, 0);
+	if (rc && rc != -ENODATA)
+		return error_set_errno(err, -rc, "Could not read qcow2 header");
+	return 0;
+}
+
+static int read_header(struct qcow2 *q, struct error *err)
+{
+	int rc = read_first_cluster(q, err);
+
+	if (rc == 0)
+		rc = qcow2_parse_header(q->first_cluster, q->first_cluster_length, &q->header, err);
+	if (rc == 0)
+		rc = qcow2_parse_extensions(q->first_cluster, q->first_cluster_length, &q->header,
+					    &q->extensions, err);
+	if (rc == 0)
+		rc = qcow2_check_features(&q->header, &q->extensions, err);
+	if (rc)
+		return rc;
+	q->cluster_bits = q->header.cluster_bits;
+	q->cluster_size = qcow2_cluster_size(&q->header);
+	q->l2_bits = qcow2_l2_bits(&q->header);
+	q->subcluster_bits = q->cluster_bits - (qcow2_has_subclusters(&q->header) ? 5 : 0);
+	return 0;
+}
+
+/* What this version knows by name and does not serve. */
+static int check_supported(const struct qcow2 *q, struct error *err)
+{
+	const struct qcow2_header *header = &q->header;
+
+	if (header->crypt == QCOW2_CRYPT_AES)
+		return error_set(err, ENOTSUP,
+				 "the image is encrypted (AES), which is not supported; "
+				 "qemu-img convert can decrypt it");
+	if (header->crypt == QCOW2_CRYPT_LUKS)
+		return error_set(err, ENOTSUP,
+				 "the image is encrypted (LUKS), which is not available in this "
+				 "version");
+	return 0;
+}
+
+static int check_writable(const struct qcow2 *q, struct error *err)
+{
+	if (q->image->read_only)
+		return 0;
+	if (q->header.incompatible & QCOW2_INCOMPATIBLE_CORRUPT)
+		return error_set(err, EROFS,
+				 "qcow2: Image is corrupt; cannot be opened read/write");
+	return error_set(err, EROFS, "qcow2 images cannot be written in this version");
+}
+
+static int read_l1(struct qcow2 *q, uint64_t offset, uint32_t size, struct error *err)
+{
+	size_t bytes = (size_t)size * 8;
+	AUTO_FREE uint8_t *table = malloc(bytes ? bytes : 1);
+	int rc;
+
+	q->l1 = calloc(size ? size : 1, sizeof(*q->l1));
+	q->l1_size = size;
+	if (!table || !q->l1)
+		return error_set(err, ENOMEM, "out of memory");
+	rc = hostfile_read(q->file, table, bytes, offset);
+	if (rc && rc != -ENODATA)
+		return error_set_errno(err, -rc, "Could not read L1 table");
+	for (uint32_t i = 0; i < size; i++)
+		atomic_init(&q->l1[i], qcow2_get(table + (size_t)i * 8, 8));
+	return 0;
+}
+
+/* The disk, or the snapshot that stands for it. */
+static int choose_disk(struct qcow2 *q, struct error *err)
+{
+	const char *wanted = q->image->options.load_snapshot;
+	const struct qcow2_snapshot *snapshot;
+	int rc;
+
+	if (!wanted) {
+		q->image->size = q->header.size;
+		return read_l1(q, q->header.l1_offset, q->header.l1_size, err);
+	}
+	rc = qcow2_snapshot_find(q, wanted, &snapshot, err);
+	if (rc)
+		return rc;
+	q->image->size = snapshot->size;
+	return read_l1(q, snapshot->l1_offset, snapshot->l1_size, err);
+}
+
+/* ---- Other files ---- */
+
+static int open_data_file(struct qcow2 *q, struct error *err)
+{
+	AUTO_FREE char *path = NULL;
+	unsigned int used = PERMISSION_CONSISTENT_READ;
+	int rc;
+
+	if (!qcow2_has_data_file(&q->header))
+		return 0;
+	if (!*q->extensions.data_file)
+		return error_set(err, EINVAL, "'data-file' is required for this image");
+	path = image_resolve_name(q->image, q->extensions.data_file, err);
+	if (!path)
+		return err ? -err->code : -EPERM;
+	rc = hostfile_open(path, !q->image->read_only, &q->data);
+	if (rc)
+		return error_set_errno(err, -rc, "Could not open data file '%s'", path);
+	if (!q->image->read_only)
+		used |= PERMISSION_WRITE;
+	return lock_acquire(q->data, used, PERMISSION_WRITE | PERMISSION_RESIZE, err);
+}
+
+static int open_backing(struct qcow2 *q, struct error *err)
+{
+	if (!*q->extensions.backing)
+		return 0;
+	return image_open_backing(q->image, q->extensions.backing, q->extensions.backing_format,
+				  &q->backing, err);
+}
+
+/* ---- The driver ---- */
+
+static void state_free(struct qcow2 *q)
+{
+	if (q->data != q->file)
+		hostfile_close(q->data);
+	image_close(q->backing);
+	qcow2_cache_free(q->cache);
+	qcow2_decoder_free(q->decoder);
+	free(q->l1);
+	free(q->first_cluster);
+	free(q->snapshot_table);
+	free(q->snapshots);
+	free(q);
+}
+
+static int make_caches(struct qcow2 *q, struct error *err)
+{
+	q->cache = qcow2_cache_new(&q->header, q->image->depth);
+	q->decoder = qcow2_decoder_new(&q->header);
+	return q->cache && q->decoder ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
+static int qcow2_open(struct image *image, struct error *err)
+{
+	int (*const steps[])(struct qcow2 *,
+			     struct error *) = {read_header, qcow2_snapshots_load, choose_disk,
+						make_caches, open_data_file,       open_backing};
+	struct qcow2 *q = calloc(1, sizeof(*q));
+	int rc = 0;
+
+	if (!q)
+		return error_set(err, ENOMEM, "out of memory");
+	q->image = image;
+	q->file = image->file;
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]) && !rc; i++) {
+		rc = steps[i](q, err);
+		if (i == 0 && rc == 0)
+			rc = check_supported(q, err);
+		if (i == 0 && rc == 0)
+			rc = check_writable(q, err);
+	}
+	if (rc) {
+		state_free(q);
+		return rc;
+	}
+	if (!q->data)
+		q->data = q->file;
+	image->state = q;
+	return 0;
+}
+
+static void qcow2_close(struct image *image)
+{
+	state_free(image->state);
+}
+
+const struct image_driver image_driver_qcow2 = {
+	.name = "qcow2",
+	.short_files = true,
+	.metadata = true,
+	.open = qcow2_open,
+	.close = qcow2_close,
+	.map = qcow2_map,
+	.read = qcow2_read,
+};
