@@ -22,6 +22,18 @@ int export_open(struct export *export, const struct export_config *config, struc
 	rc = image_open(config->file, &options, &export->image, err);
 	if (rc)
 		return rc;
+	export->cache = config->cache;
+	if (config->cache.direct) {
+		rc = hostfile_use_direct(export->image->file);
+		if (rc) {
+			error_set_errno(err, -rc,
+					"'%s' cannot be read and written directly; use another "
+					"--cache mode",
+					config->file);
+			export_close(export);
+			return rc;
+		}
+	}
 	if (config->offset > export->image->size) {
 		rc = error_set(err, EINVAL,
 			       "Invalid offset '%llu': the image '%s' has only %llu bytes",
@@ -118,7 +130,7 @@ int export_flush(struct export *export)
 {
 	int failed = atomic_load(&export->flush_error), rc;
 
-	if (failed)
+	if (failed || export->cache.ignore_flush)
 		return failed;
 	rc = image_flush(export->image);
 	if (rc == 0)

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/nbd-protocol.h"
 #include "common/size.h"
 #include "image/image.h"
 #include "server.h"
@@ -28,6 +29,7 @@ struct export
 	uint64_t offset; /* of the window in the image */
 	uint64_t size;
 	bool read_only;
+	struct cache_mode cache;
 	bool multi_conn; /* more than one client at a time is served */
 	struct statistics_book statistics;
 	atomic_int flush_error; /* negative errno of the first failed flush; any thread */
@@ -60,6 +62,11 @@ int export_write(struct export *export, const void *buffer, uint64_t offset, uin
 int export_zero(struct export *export, uint64_t offset, uint64_t length, unsigned int flags);
 int export_discard(struct export *export, uint64_t offset, uint64_t length);
 int export_prefetch(struct export *export, uint64_t offset, uint64_t length);
+/* Must a request with these flags be on stable storage before it is answered? */
+static inline bool export_wants_stable(const struct export *export, uint16_t flags)
+{
+	return flags & NBD_CMD_FLAG_FUA || export->cache.write_through;
+}
 /* Makes all completed writes durable, on whichever connection they came. */
 int export_flush(struct export *export);
 

@@ -106,6 +106,37 @@ static int set_description(struct options *options, const char *value, struct er
 	return 0;
 }
 
+static int set_cache(struct options *options, const char *value, struct error *err)
+{
+	static const struct {
+		const char *name;
+		struct cache_mode mode;
+	} modes[] = {
+		{"none", {.direct = true}},
+		{"off", {.direct = true}},
+		{"writeback", {.direct = false}},
+		{"writethrough", {.write_through = true}},
+		{"directsync", {.direct = true, .write_through = true}},
+		{"unsafe", {.ignore_flush = true}},
+	};
+
+	if (options->cache_given)
+		return error_set(err, EINVAL, "-n and --cache can only be specified once");
+	options->cache_given = true;
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
+		if (strcmp(modes[i].name, value) == 0) {
+			options->server.export_.cache = modes[i].mode;
+			return 0;
+		}
+	return error_set(err, EINVAL, "Invalid cache mode `%s'", value);
+}
+
+static int set_nocache(struct options *options, const char *value, struct error *err)
+{
+	(void)value;
+	return set_cache(options, "none", err);
+}
+
 static int set_control(struct options *options, const char *value, struct error *err)
 {
 	options->control = value;
@@ -165,6 +196,10 @@ static const struct option_row table[] = {
 	CALL('D', "description", "TEXT", set_description, "description of the export"),
 	FLAG('r', "read-only", read_only, "never write to the image"),
 	FLAG(0, "auto-read-only", auto_read_only, "serve read-only where the image cannot be written"),
+	CALL(0, "cache", "MODE", set_cache,
+	     "none, writeback, writethrough, directsync\n"
+	     "or unsafe (default writeback)"),
+	CALL('n', "nocache", NULL, set_nocache, "the same as --cache=none"),
 
 	HEADING("How to serve:"),
 	CALL('e', "shared", "NUM", set_shared, "clients at a time, 0: any number (default 1)"),
@@ -193,8 +228,6 @@ static const struct option_row table[] = {
 	LATER('P', "partition", "NUM"),
 	LATER('s', "snapshot", NULL),
 	LATER('l', "load-snapshot", "SNAPSHOT"),
-	LATER('n', "nocache", NULL),
-	LATER(0, "cache", "MODE"),
 	LATER(0, "aio", "MODE"),
 	LATER(0, "discard", "MODE"),
 	LATER(0, "detect-zeroes", "MODE"),

@@ -38,6 +38,7 @@ struct options {
 	bool fork;
 	bool read_only;
 	bool auto_read_only;
+	bool cache_given;
 	bool list;
 	bool detach;
 	unsigned int verbose;

@@ -142,7 +142,7 @@ void request_payload_done(struct connection *connection)
 			request_write_done(connection, payload->pending);
 		break;
 	case PAYLOAD_INLINE:
-		if (!payload->error && request->flags & NBD_CMD_FLAG_FUA)
+		if (!payload->error && export_wants_stable(connection->export_, request->flags))
 			begin_flush(connection, request);
 		else
 			reply_status(connection, request, payload->error);
@@ -199,8 +199,10 @@ static void submit_plain(struct connection *connection, const struct nbd_request
 /* FUA on a command that changes data: the reply waits for stable storage (S86). */
 static void flush_for_fua(struct job *job)
 {
-	if (job->result == 0 && job->flags & NBD_CMD_FLAG_FUA)
-		job->result = export_flush(job->connection->export_);
+	struct export *export = job->connection->export_;
+
+	if (job->result == 0 && export_wants_stable(export, (uint16_t)job->flags))
+		job->result = export_flush(export);
 }
 
 static void run_flush(struct job *job)
@@ -298,7 +300,8 @@ static bool write_may_run_inline(const struct connection *connection,
 		       MAP_NOWAIT, extent) ||
 	    extent->kind != EXTENT_FILE || extent->length < request->length)
 		return false;
-	return !extent->file->is_block && !((extent->file_offset | request->length) & page);
+	return hostfile_is_cached(extent->file) &&
+	       !((extent->file_offset | request->length) & page);
 }
 
 static void begin_write(struct connection *connection, const struct nbd_request *request)
@@ -336,7 +339,7 @@ void request_write_done(struct connection *connection, struct pending *pending)
 	int error = pending->error;
 
 	free(pending);
-	if (!error && request.flags & NBD_CMD_FLAG_FUA)
+	if (!error && export_wants_stable(connection->export_, request.flags))
 		submit_plain(connection, &request, run_flush);
 	else
 		reply_status(connection, &request, error);

@@ -22,6 +22,13 @@ enum image_access {
 	IMAGE_AUTO_READ_ONLY, /* write where possible, degrade with a notice where not */
 };
 
+/* What an acknowledged write means, and whether the host's page cache is used (--cache). */
+struct cache_mode {
+	bool direct;        /* around the page cache (O_DIRECT) */
+	bool write_through; /* a write is answered when it is on stable storage */
+	bool ignore_flush;  /* flushes do nothing: for images that may be lost */
+};
+
 /* One export. Strings belong to the caller and outlive the server. */
 struct export_config {
 	const char *file;        /* path of the image */
@@ -30,6 +37,7 @@ struct export_config {
 	const char *description; /* NULL or "" for none */
 	uint64_t offset;         /* start of the window, bytes */
 	enum image_access access;
+	struct cache_mode cache;
 };
 
 struct server_config {

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -19,6 +20,7 @@
 
 #include "common/cleanup.h"
 #include "common/size.h"
+#include "direct.h"
 
 enum {
 	ZERO_BUFFER = 1 << 18, /* what one write of zeroes moves where the host cannot zero */
@@ -99,6 +101,7 @@ void hostfile_close(struct hostfile *file)
 {
 	if (!file)
 		return;
+	direct_free(file->direct);
 	if (file->view)
 		munmap(file->view, (size_t)file->view_size);
 	pthread_mutex_destroy(&file->view_lock);
@@ -106,6 +109,25 @@ void hostfile_close(struct hostfile *file)
 		close(file->fd);
 	free(file->path);
 	free(file);
+}
+
+int hostfile_use_direct(struct hostfile *file)
+{
+	char path[40];
+	int flags = fcntl(file->fd, F_GETFL), rc;
+
+	if (flags < 0 || fcntl(file->fd, F_SETFL, flags | O_DIRECT))
+		return -errno;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fd);
+	rc = direct_new(file->fd, path, file->writable, &file->direct);
+	if (rc)
+		return rc;
+	/* What asks or uses the page cache has no answer here. */
+	file->nowait_read = false;
+	file->nowait_write = false;
+	file->cachestat = false;
+	file->mincore_tells = false;
+	return 0;
 }
 
 bool hostfile_same(const struct hostfile *one, const struct hostfile *other)
@@ -165,6 +187,8 @@ int hostfile_read(struct hostfile *file, void *buffer, size_t length, uint64_t o
 {
 	uint8_t *at = buffer;
 
+	if (file->direct)
+		return direct_read(file->direct, buffer, length, offset);
 	while (length) {
 		ssize_t got = pread(file->fd, at, length, (off_t)offset);
 
@@ -187,6 +211,8 @@ int hostfile_write(struct hostfile *file, const void *buffer, size_t length, uin
 {
 	const uint8_t *at = buffer;
 
+	if (file->direct)
+		return direct_write(file->direct, buffer, length, offset);
 	while (length) {
 		ssize_t put = pwrite(file->fd, at, length, (off_t)offset);
 
@@ -252,6 +278,8 @@ const uint8_t *hostfile_view(struct hostfile *file, uint64_t offset, uint64_t le
 {
 	uint8_t *view = atomic_load_explicit(&file->view, memory_order_acquire);
 
+	if (file->direct)
+		return NULL;
 	if (!view) {
 		make_view(file);
 		view = atomic_load_explicit(&file->view, memory_order_acquire);
@@ -313,7 +341,7 @@ enum hostfile_residency hostfile_residency(struct hostfile *file, uint64_t offse
 
 static int write_zeroes(struct hostfile *file, uint64_t offset, uint64_t length)
 {
-	static const uint8_t zeroes[ZERO_BUFFER];
+	static const uint8_t zeroes[ZERO_BUFFER] __attribute__((aligned(4096)));
 
 	while (length) {
 		size_t step = (size_t)min_of(length, (uint64_t)sizeof(zeroes));

@@ -25,6 +25,7 @@ struct hostfile {
 	bool is_block;           /* a block device, else a regular file */
 	uint32_t block_size;     /* zero and discard requests are aligned to it, bytes */
 	char *path;              /* as the user gave it, for messages */
+	struct direct *direct;   /* not NULL: around the page cache */
 	_Atomic(uint8_t *) view; /* all of the file, mapped for reading; NULL: not yet */
 	uint64_t view_size;      /* written once, before view */
 	pthread_mutex_t view_lock;
@@ -43,6 +44,18 @@ struct hostfile {
  */
 int hostfile_open(const char *path, bool writable, struct hostfile **file);
 void hostfile_close(struct hostfile *file);
+
+/*
+ * From now on all reads and writes go around the page cache; called before any of them. 0, or
+ * -EINVAL where the file system has no direct I/O.
+ */
+int hostfile_use_direct(struct hostfile *file);
+
+/* Do writes of whole pages go to memory first, so that they rarely wait? */
+static inline bool hostfile_is_cached(const struct hostfile *file)
+{
+	return !file->is_block && !file->direct;
+}
 
 /* Are both the same file of the host? */
 bool hostfile_same(const struct hostfile *one, const struct hostfile *other);
