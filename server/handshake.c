@@ -156,14 +156,27 @@ static void refuse_long_option(struct handshake *handshake, uint32_t length)
 	handshake->phase = HANDSHAKE_SWALLOW;
 }
 
+static void refuse_unknown(struct handshake *handshake)
+{
+	handshake_refuse(handshake, NBD_REP_ERR_UNSUP, "unknown option %u", handshake->option);
+}
+
+static void refuse_at_shutdown(struct handshake *handshake)
+{
+	handshake_refuse(handshake, NBD_REP_ERR_SHUTDOWN, "the server is shutting down");
+}
+
 static void finish_long_option(struct handshake *handshake)
 {
 	handshake->phase = HANDSHAKE_OPTIONS;
-	if (handshake->option == NBD_OPT_ABORT)
+	if (++handshake->options > HANDSHAKE_OPTIONS_MAX)
+		handshake->phase = HANDSHAKE_DROP;
+	else if (handshake->option == NBD_OPT_ABORT)
 		handle_abort(handshake, NULL, 0);
+	else if (handshake->shutting_down)
+		refuse_at_shutdown(handshake);
 	else if (!find_option(handshake->option))
-		handshake_refuse(handshake, NBD_REP_ERR_UNSUP, "unknown option %u",
-				 handshake->option);
+		refuse_unknown(handshake);
 	else
 		handshake_refuse(handshake, NBD_REP_ERR_TOO_BIG,
 				 "the option is longer than %d bytes", HANDSHAKE_OPTION_MAX);
@@ -184,10 +197,9 @@ static void handle_option(struct handshake *handshake, const uint8_t *payload, u
 	const struct option_row *row = find_option(handshake->option);
 
 	if (handshake->shutting_down && handshake->option != NBD_OPT_ABORT)
-		handshake_refuse(handshake, NBD_REP_ERR_SHUTDOWN, "the server is shutting down");
+		refuse_at_shutdown(handshake);
 	else if (!row)
-		handshake_refuse(handshake, NBD_REP_ERR_UNSUP, "unknown option %u",
-				 handshake->option);
+		refuse_unknown(handshake);
 	else if (row->without_data && length)
 		handshake_refuse(handshake, NBD_REP_ERR_INVALID, "%s takes no data",
 				 nbd_option_name(row->option));

@@ -111,9 +111,12 @@ static enum negotiation outcome_of(struct connection *connection)
 	case HANDSHAKE_FULL:
 		return NEGOTIATION_FULL;
 	case HANDSHAKE_DONE:
-		connection->export_ = handshake->export_;
-		connection->terms = handshake->terms;
-		handshake->terms.context_export = NULL; /* now the connection's */
+		/* Asked again while the last answer leaves: what was agreed is taken once. */
+		if (!connection->export_) {
+			connection->export_ = handshake->export_;
+			connection->terms = handshake->terms;
+			handshake->terms.context_export = NULL; /* now the connection's */
+		}
 		return connection->out.used ? NEGOTIATION_GOES_ON : NEGOTIATION_DONE;
 	case HANDSHAKE_CLOSE:
 		return connection->out.used ? NEGOTIATION_GOES_ON : NEGOTIATION_CLOSE;
@@ -133,11 +136,12 @@ static bool may_receive(const struct connection *connection)
 enum negotiation connection_negotiate(struct connection *connection, uint8_t *scratch)
 {
 	enum negotiation outcome;
+	bool held_back;
 	ssize_t got;
 
 	do {
 		got = -EAGAIN;
-		feed(connection, NULL, 0);
+		feed(connection, scratch, 0);
 		outcome = outcome_of(connection);
 		if (outcome == NEGOTIATION_GOES_ON || outcome == NEGOTIATION_FULL) {
 			if (may_receive(connection) && connection->handshake.phase < HANDSHAKE_DONE)
@@ -145,12 +149,13 @@ enum negotiation connection_negotiate(struct connection *connection, uint8_t *sc
 						     NEGOTIATION_SCRATCH, MSG_DONTWAIT);
 			if (got > 0)
 				feed(connection, scratch, (size_t)got);
-			else if (got != -EAGAIN && got != -EINTR)
-				return NEGOTIATION_DROP;
 		}
-		if (!send_answers(connection))
+		held_back = connection->out.used > HANDSHAKE_OUTPUT_MAX;
+		if (!send_answers(connection) || (got <= 0 && got != -EAGAIN && got != -EINTR))
 			return NEGOTIATION_DROP;
 		outcome = outcome_of(connection);
-	} while (got > 0 && (outcome == NEGOTIATION_GOES_ON));
+		/* Options that waited for answers to leave will not be announced by the socket. */
+		held_back = held_back && connection->out.used <= HANDSHAKE_OUTPUT_MAX;
+	} while (outcome == NEGOTIATION_GOES_ON && (got > 0 || held_back));
 	return outcome;
 }
