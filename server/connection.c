@@ -134,8 +134,10 @@ bool connection_has_room(const struct connection *connection)
 struct input {
 	uint8_t *bytes;
 	size_t begin, end;
-	uint64_t stall; /* when the peer has been silent for too long; 0: not counting */
-	bool blocked;   /* limits were reached: what is buffered must wait */
+	unsigned int turns;
+	bool within;   /* the peer is silent in the middle of a request */
+	bool blocked;  /* limits were reached: what is buffered must wait */
+	bool yielding; /* others wait for a thread: take nothing new, end when jobs are back */
 };
 
 /* One receive that does not wait: bytes, -EAGAIN, 0 at the end of the stream, -errno. */
@@ -211,17 +213,11 @@ static void wake_up(struct connection *connection)
 	eventfd_read(connection->thread->wake_fd, &count);
 }
 
-/* How long to sleep: until the peer has stalled in the middle of a request, or until an idle
- * connection may be parked, or as long as it takes for jobs to come back. */
-static uint64_t sleep_deadline(const struct connection *connection, const struct input *input)
+/* Is more input wanted now? */
+static bool is_listening(const struct connection *connection, const struct input *input)
 {
-	if (input->blocked)
-		return CLOCK_NEVER;
-	if (input->stall)
-		return input->stall;
-	if (connection->jobs)
-		return CLOCK_NEVER;
-	return clock_now() + PARK_AFTER;
+	return !input->blocked && !input->yielding && !connection->disconnecting &&
+	       !connection->dead;
 }
 
 /* Sleeps until bytes or jobs arrive; false when the deadline passed. */
@@ -231,14 +227,15 @@ static bool sleep_for_work(struct connection *connection, const struct input *in
 		{.fd = connection->thread->wake_fd, .events = POLLIN},
 		{.fd = connection->transport.fd, .events = POLLIN},
 	};
-	bool listen = !input->blocked && !connection->disconnecting && !connection->dead;
-	uint64_t began;
+	bool listen = is_listening(connection, input);
+	uint64_t began, deadline;
 	int ready;
 
 	if (!fall_asleep(connection))
 		return true;
 	began = clock_now();
-	ready = poll(items, listen ? 2 : 1, clock_poll_timeout(sleep_deadline(connection, input)));
+	deadline = connection->jobs ? CLOCK_NEVER : began + PARK_AFTER;
+	ready = poll(items, listen ? 2 : 1, clock_poll_timeout(deadline));
 	wake_up(connection);
 	connection->statistics.now = clock_now();
 	if (listen && !connection->jobs)
@@ -275,18 +272,8 @@ static void note_received(struct connection *connection, struct input *input, ss
 		connection->disconnecting = true; /* the peer left; what it asked for is done */
 	if (got <= 0)
 		return;
-	input->stall = 0;
+	input->within = false;
 	connection->statistics.received = connection->statistics.now;
-}
-
-static void note_silence(struct connection *connection, struct input *input)
-{
-	bool within = input->begin != input->end || receive_in_payload(connection);
-
-	if (!within)
-		input->stall = 0;
-	else if (!input->stall)
-		input->stall = clock_now() + STALL_LIMIT;
 }
 
 /* Nothing is left to do for a connection that is ending. */
@@ -296,17 +283,34 @@ static bool is_over(const struct connection *connection)
 	       (connection->dead || !connection->issue.pending);
 }
 
-static bool is_idle(const struct connection *connection, const struct input *input)
+/* Can the connection do without a thread? What was received of a request is kept for it. */
+static bool can_park(const struct connection *connection, const struct input *input)
 {
-	return !connection->jobs && !input->stall && input->begin == input->end &&
-	       !connection->disconnecting && !connection->dead;
+	return !connection->jobs && !input->blocked && !connection->disconnecting &&
+	       !connection->dead;
+}
+
+/* One receive, or a spin for one; false when there was nothing. */
+static bool receive_more(struct connection *connection, struct input *input)
+{
+	ssize_t got = receive_once(connection, input);
+
+	if (got == -EAGAIN && !engine_wanted(connection->thread->engine))
+		got = spin(connection, input);
+	note_received(connection, input, got);
+	if (got != -EAGAIN)
+		return true;
+	input->within = input->begin != input->end || receive_in_payload(connection);
+	return false;
 }
 
 /* One turn of the loop: true when the connection should be given back. */
 static bool serve_turn(struct connection *connection, struct input *input)
 {
-	ssize_t got = -EAGAIN;
+	bool wanted = engine_wanted(connection->thread->engine);
 
+	if (wanted && ++input->turns > SLICE_TURNS)
+		input->yielding = true;
 	collect_jobs(connection);
 	take_input(connection, input);
 	reply_flush(connection, false);
@@ -314,29 +318,26 @@ static bool serve_turn(struct connection *connection, struct input *input)
 	statistics_gauge(&connection->statistics, connection->jobs, connection->buffers);
 	if (is_over(connection))
 		return true;
-	if (!input->blocked && !connection->disconnecting && !connection->dead) {
-		got = receive_once(connection, input);
-		if (got == -EAGAIN && !engine_wanted(connection->thread->engine))
-			got = spin(connection, input);
-		note_received(connection, input, got);
-		if (got != -EAGAIN)
+	if (is_listening(connection, input)) {
+		if (receive_more(connection, input))
 			return false;
-		note_silence(connection, input);
 		/* At a drain, what the peer had sent by now is answered (S71), and no more. */
-		if (connection->last_call && !input->stall) {
+		if (connection->last_call && !input->within) {
 			connection->disconnecting = true;
 			return false;
 		}
 	}
-	if (is_idle(connection, input) && engine_wanted(connection->thread->engine))
+	if (can_park(connection, input) && wanted)
 		return true;
-	if (sleep_for_work(connection, input))
-		return false;
-	if (input->stall && clock_now() >= input->stall) {
-		connection_kill(connection, "stopped in the middle of a request");
-		return false;
-	}
-	return is_idle(connection, input);
+	return !sleep_for_work(connection, input) && can_park(connection, input);
+}
+
+/* What was received of a request waits in held for the rest. */
+static bool keep_rest(struct connection *connection, const struct input *input)
+{
+	connection->stalled = input->within;
+	outbuf_add(&connection->held, input->bytes + input->begin, input->end - input->begin);
+	return !connection->held.failed;
 }
 
 enum connection_outcome connection_serve(struct connection *connection,
@@ -350,15 +351,14 @@ enum connection_outcome connection_serve(struct connection *connection,
 	thread->send.runs = 0;
 	thread->spin = SPIN_MAX;
 	connection->statistics.now = connection->statistics.received = clock_now();
-	/* What arrived together with the last option of the handshake. */
+	/* What arrived together with the last option of the handshake, or before it was parked. */
 	if (connection->held.used)
 		memcpy(input.bytes, connection->held.bytes, connection->held.used);
 	input.end = connection->held.used;
 	outbuf_clear(&connection->held);
 	while (!serve_turn(connection, &input))
 		;
-	if (!connection->dead && !connection->disconnecting)
+	if (!connection->dead && !connection->disconnecting && keep_rest(connection, &input))
 		return CONNECTION_PARK;
-	receive_abandon(connection);
 	return CONNECTION_END;
 }

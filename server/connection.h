@@ -60,6 +60,7 @@ enum connection_state {
 	CONNECTION_NEGOTIATING, /* main loop */
 	CONNECTION_WAITING,     /* main loop; it wants a slot */
 	CONNECTION_PARKED,      /* main loop; transmission, but idle */
+	CONNECTION_STALLED,     /* main loop; the same in the middle of a request */
 	CONNECTION_BUSY,        /* an engine thread */
 	CONNECTION_ENDED,       /* main loop; closed, to be freed */
 };
@@ -82,6 +83,7 @@ struct connection {
 	enum connection_state state;
 	bool has_slot;
 	enum connection_outcome outcome; /* of the last service */
+	bool stalled;                    /* parked in the middle of a request, until deadline */
 	uint32_t events;                 /* registered with epoll, 0: not registered */
 
 	/* Away from what workers write. */

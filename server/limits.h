@@ -29,22 +29,24 @@ enum {
 	PROCESS_BUFFERS_MAX = 128 << 20,
 	/* Requests of one connection that are with the workers. */
 	CONNECTION_JOBS_MAX = 256,
-	/* Threads that serve busy connections; more connections take turns. */
+	/* Threads that serve busy connections; more connections take turns of so many batches. */
 	ENGINE_THREADS_MAX = 64,
+	SLICE_TURNS = 32,
 	/* Threads for operations that block. */
 	WORKER_THREADS_MAX = 16,
 	/* Clients in negotiation; the oldest goes when a new one comes. */
 	NEGOTIATING_MAX = 256,
 	/* Extents of one block status answer. */
-	STATUS_EXTENTS_MAX = 4096,
+	STATUS_EXTENTS_MAX = 32768,
 };
 
 /* A client that waits for a slot (-e) is refused after this long. */
 #define SLOT_WAIT (2 * CLOCK_SECOND)
 /* A peer that stops in the middle of a request is dropped. */
 #define STALL_LIMIT (30 * CLOCK_SECOND)
-/* A peer that takes no replies is dropped. */
-#define SEND_STALL_LIMIT (120 * CLOCK_SECOND)
+/* A peer that takes no replies is dropped; sooner when others wait for its thread. */
+#define SEND_STALL_LIMIT        (120 * CLOCK_SECOND)
+#define SEND_STALL_LIMIT_WANTED (5 * CLOCK_SECOND)
 /* A connection without requests gives its thread back. */
 #define PARK_AFTER (50 * CLOCK_MILLISECOND)
 /* At shutdown, requests that were received are finished for this long. */

@@ -28,13 +28,17 @@ static bool is_structured(const struct connection *connection)
 static bool wait_writable(struct connection *connection)
 {
 	struct pollfd item = {.fd = connection->transport.fd, .events = POLLOUT};
-	int ready;
+	uint64_t began = clock_now(), waited = 0;
 
-	do
-		ready = poll(&item, 1, (int)(SEND_STALL_LIMIT / CLOCK_MILLISECOND));
-	while (ready < 0 && errno == EINTR);
-	if (ready > 0)
-		return true;
+	while (waited < SEND_STALL_LIMIT) {
+		int ready = poll(&item, 1, (int)(CLOCK_SECOND / CLOCK_MILLISECOND));
+
+		if (ready > 0)
+			return true;
+		waited = clock_now() - began;
+		if (waited >= SEND_STALL_LIMIT_WANTED && engine_wanted(connection->thread->engine))
+			break;
+	}
 	connection_kill(connection, "the client takes no replies");
 	return false;
 }

@@ -50,7 +50,7 @@ struct server {
 	unsigned int listener_count;
 	bool listening;
 	uint64_t accept_after; /* 0: accepting */
-	struct connection_list all, negotiating, waiting, ended;
+	struct connection_list all, negotiating, waiting, stalled, ended;
 	unsigned int negotiating_count;
 	unsigned int connections, clients; /* clients hold a slot */
 	bool had_client;
@@ -95,6 +95,7 @@ int server_open(struct server **out, const struct server_config *config, struct 
 	TAILQ_INIT(&server->all);
 	TAILQ_INIT(&server->negotiating);
 	TAILQ_INIT(&server->waiting);
+	TAILQ_INIT(&server->stalled);
 	TAILQ_INIT(&server->ended);
 	TAILQ_INIT(&server->back);
 	pthread_mutex_init(&server->lock, NULL);
@@ -187,6 +188,8 @@ static struct connection_list *list_of(struct server *server, enum connection_st
 		return &server->negotiating;
 	case CONNECTION_WAITING:
 		return &server->waiting;
+	case CONNECTION_STALLED:
+		return &server->stalled;
 	case CONNECTION_ENDED:
 		return &server->ended;
 	case CONNECTION_PARKED:
@@ -280,7 +283,9 @@ static void serve(struct server *server, struct connection *connection)
 static void park(struct server *server, struct connection *connection)
 {
 	leave_state(server, connection);
-	enter_state(server, connection, CONNECTION_PARKED);
+	enter_state(server, connection,
+		    connection->stalled ? CONNECTION_STALLED : CONNECTION_PARKED);
+	connection->deadline = clock_now() + STALL_LIMIT;
 	set_events(server, connection, EPOLLIN | EPOLLRDHUP);
 }
 
@@ -467,6 +472,7 @@ static void connection_ready(struct server *server, struct connection *connectio
 			end_connection(server, connection, TRANSPORT_CLOSE_DROP);
 		break;
 	case CONNECTION_PARKED:
+	case CONNECTION_STALLED:
 		serve(server, connection);
 		break;
 	case CONNECTION_BUSY:
@@ -488,7 +494,8 @@ static void begin_drain(struct server *server)
 		connection->handshake.shutting_down = true;
 		if (connection->state == CONNECTION_BUSY)
 			connection_drain(connection);
-		else if (connection->state == CONNECTION_PARKED)
+		else if (connection->state == CONNECTION_PARKED ||
+			 connection->state == CONNECTION_STALLED)
 			serve(server, connection); /* it may have sent something just now */
 	}
 }
@@ -533,17 +540,20 @@ static uint64_t earliest(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
-/* Both lists are in the order of their deadlines. */
+/* All three lists are in the order of their deadlines. */
 static uint64_t next_deadline(const struct server *server)
 {
 	const struct connection *negotiating = TAILQ_FIRST(&server->negotiating);
 	const struct connection *waiting = TAILQ_FIRST(&server->waiting);
+	const struct connection *stalled = TAILQ_FIRST(&server->stalled);
 	uint64_t deadline = CLOCK_NEVER;
 
 	if (negotiating)
 		deadline = earliest(deadline, negotiating->deadline);
 	if (waiting)
 		deadline = earliest(deadline, waiting->deadline);
+	if (stalled)
+		deadline = earliest(deadline, stalled->deadline);
 	if (server->accept_after)
 		deadline = earliest(deadline, server->accept_after);
 	if (server->drain_deadline)
@@ -576,6 +586,10 @@ static void check_deadlines(struct server *server)
 		connection->handshake.slot_refused = true;
 		connection->deadline = now + SLOT_WAIT;
 		negotiate(server, connection);
+	}
+	while ((connection = TAILQ_FIRST(&server->stalled)) && connection->deadline <= now) {
+		log_info("client %u: stopped in the middle of a request", connection->id);
+		end_connection(server, connection, TRANSPORT_CLOSE_DROP);
 	}
 	if (server->accept_after && server->accept_after <= now) {
 		server->accept_after = 0;
