@@ -49,12 +49,18 @@ gone() {
 	! kill -0 "$1"
 }
 
+# Both programs warn of a probed image format first; that is not the subject here.
+without_warning() {
+	grep -v -e '^WARNING' -e '^hawserd: warning: Image format' -e '^         '
+}
+
 # says TEXT ARGUMENT...: must fail with 1 and begin with TEXT
 says() {
 	local text=$1 output status=0
 	shift
 	output=$(timeout 20 "$hawserd" "$@" 2>&1) || status=$?
 	[ $status = 1 ] || fail "hawserd $*: status $status, said: $output"
+	output=$(without_warning <<<"$output")
 	[[ $output == "hawserd: $text"* ]] || fail "hawserd $*: said '$output' instead of '$text'"
 }
 
@@ -63,11 +69,11 @@ as_qemu() {
 	local theirs ours status=0
 	theirs=$(timeout 20 qemu-nbd "$@" 2>&1 >/dev/null) || status=$?
 	[ $status = 1 ] || fail "qemu-nbd $*: status $status"
-	# It warns about the image's format first.
-	theirs=$(grep -v -e '^WARNING' -e '^         ' <<<"$theirs")
+	theirs=$(without_warning <<<"$theirs")
 	status=0
 	ours=$(timeout 20 "$hawserd" "$@" 2>&1 >/dev/null) || status=$?
 	[ $status = 1 ] || fail "hawserd $*: status $status, said: $ours"
+	ours=$(without_warning <<<"$ours")
 	[ "${ours//hawserd/qemu-nbd}" = "$theirs" ] || fail "$*: '$ours' instead of '$theirs'"
 }
 
@@ -122,7 +128,7 @@ background() {
 
 test_background() {
 	local session
-	background fork disk.img
+	background fork -f raw disk.img
 	session=$(ps -o sid= -p "$server")
 	[ "${session// /}" = "$server" ] || fail "no session of its own"
 	[ "$(readlink "/proc/$server/cwd")" = / ] || fail "it keeps the folder busy"
@@ -144,7 +150,7 @@ test_background() {
 # A warning is no failure, and nobody waits for the closing of stderr.
 test_warning_keeps_status() {
 	local output
-	output=$("$hawserd" --fork -v -t -k "$work/warn" --pid-file warn.pid disk.img 2>warn.log)
+	output=$("$hawserd" --fork -v -t -k "$work/warn" --pid-file warn.pid -f raw disk.img 2>warn.log)
 	started+=("$(cat warn.pid)")
 	[ -z "$output" ] || fail "-v writes to stdout: $output"
 	grep -q "listening on $work/warn" warn.log || fail "-v says nothing: $(cat warn.log)"
@@ -154,13 +160,13 @@ test_warning_keeps_status() {
 
 test_stale() {
 	local first
-	background stale disk.img
+	background stale -f raw disk.img
 	first=$server
 	kill -KILL "$first"
 	until_true gone "$first"
 	[ -S stale ] || fail "SIGKILL left no socket: what is tested here?"
 	[ -e stale.pid ] || fail "SIGKILL left no pid file: what is tested here?"
-	background stale disk.img
+	background stale -f raw disk.img
 	mv stale moved
 	echo 'not ours' >stale
 	kill "$server"
@@ -174,7 +180,7 @@ test_signals() {
 	local signal pid status
 	set -m # else a shell starts children in the background with SIGINT ignored
 	for signal in TERM INT HUP; do
-		"$hawserd" -t -k "$work/signal" --pid-file signal.pid disk.img &
+		"$hawserd" -t -k "$work/signal" --pid-file signal.pid -f raw disk.img &
 		pid=$!
 		started+=("$pid")
 		until_true test -s signal.pid
@@ -191,7 +197,7 @@ test_signals() {
 test_signal_at_any_time() {
 	local i pid status
 	for ((i = 0; i < 60; i++)); do
-		"$hawserd" -t -k "$work/any" --pid-file any.pid disk.img &
+		"$hawserd" -t -k "$work/any" --pid-file any.pid -f raw disk.img &
 		pid=$!
 		sleep "0.00$((i % 10))"
 		kill -TERM $pid
@@ -204,7 +210,7 @@ test_signal_at_any_time() {
 
 test_last_client() {
 	local pid
-	"$hawserd" -k "$work/last" disk.img &
+	"$hawserd" -k "$work/last" -f raw disk.img &
 	pid=$!
 	started+=("$pid")
 	until_true "$hawserd" -L -k "$work/last"
@@ -218,20 +224,20 @@ test_last_client() {
 test_run() {
 	local status=0 output
 	# shellcheck disable=SC2016 # for the command
-	output=$("$hawserd" -x 'a b' --run 'echo "$uri"; test -S "$unixsocket" && exit 7' disk.img) ||
+	output=$("$hawserd" -x 'a b' --run 'echo "$uri"; test -S "$unixsocket" && exit 7' -f raw disk.img) ||
 		status=$?
 	[ $status = 7 ] || fail "--run: status $status"
 	[[ $output == "nbd+unix:///a%20b?socket=/"*/socket ]] || fail "--run: uri $output"
 	absent "--run" "$(dirname "${output#*socket=}")"
 	status=0
 	# shellcheck disable=SC2016
-	"$hawserd" --run 'kill -KILL $$' disk.img || status=$?
+	"$hawserd" --run 'kill -KILL $$' -f raw disk.img || status=$?
 	[ $status = 137 ] || fail "--run of a killed command: status $status"
 	# shellcheck disable=SC2016
-	"$hawserd" --run 'for i in 1 2 3; do qemu-img info "$uri" || exit; done' disk.img >/dev/null ||
+	"$hawserd" --run 'for i in 1 2 3; do qemu-img info "$uri" || exit; done' -f raw disk.img >/dev/null ||
 		fail "three clients one after the other"
 	# Told to end, it ends its command, too.
-	"$hawserd" --run 'echo $$ >run.pid; exec sleep 100' disk.img &
+	"$hawserd" --run 'echo $$ >run.pid; exec sleep 100' -f raw disk.img &
 	local pid=$!
 	until_true test -s run.pid
 	kill $pid
@@ -245,7 +251,7 @@ test_list() {
 	type -P qemu-nbd >/dev/null || return 0
 	for options in '' '-r' '-e 0' '-x name -D text'; do
 		# shellcheck disable=SC2086 # options
-		background list $options disk.img
+		background list $options -f raw disk.img
 		diff <(qemu-nbd -L -k "$work/list" | grep -v 'transaction size') \
 			<("$hawserd" -L -k "$work/list" | grep -v 'transaction size') ||
 			fail "-L of hawserd $options"
