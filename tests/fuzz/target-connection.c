@@ -209,7 +209,15 @@ static void converse(struct conversation *conversation)
 			.fd = conversation->fd,
 			.events = (short)(POLLIN | (conversation->sending ? POLLOUT : 0))};
 
-		FUZZ_CHECK(poll(&item, 1, clock_poll_timeout(deadline)) > 0); /* it must end */
+		int ready = poll(&item, 1, clock_poll_timeout(deadline));
+
+		if (ready < 0 && errno == EINTR) /* libFuzzer's alarm */
+			continue;
+		if (ready <= 0) {
+			fprintf(stderr, "no end after %zu of %zu bytes sent, %zu received\n",
+				conversation->sent, conversation->out_size, conversation->in.used);
+			abort();
+		}
 		if (item.revents & POLLOUT)
 			send_some(conversation);
 		if (item.revents & (POLLIN | POLLHUP | POLLERR) && !receive_some(conversation))
