@@ -42,6 +42,7 @@ extern const struct command command_detach;
 extern const struct command command_info;
 extern const struct command command_list;
 extern const struct command command_status;
+extern const struct command command_top;
 
 /*
  * First line of each run function: parses the options into fields, checks the number of operands,

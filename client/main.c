@@ -38,8 +38,8 @@ static const struct command command_help = {
 
 /* In the order in which they are shown. */
 static const struct command *const commands[] = {
-	&command_attach, &command_detach, &command_status,
-	&command_list,   &command_info,   &command_help,
+	&command_attach, &command_detach, &command_status, &command_list,
+	&command_info,   &command_top,    &command_help,
 };
 enum { COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -226,9 +227,11 @@ static void remove_stale(const char *folder)
 		return;
 	while ((entry = readdir(entries))) {
 		AUTO_FREE char *path = NULL;
+		long pid = control_path_pid(entry->d_name);
 		int fd;
 
-		if (!control_path_pid(entry->d_name) ||
+		/* A dead process may live in another namespace: only refusing proves it. */
+		if (!pid || kill((pid_t)pid, 0) == 0 || errno != ESRCH ||
 		    asprintf(&path, "%s/%s", folder, entry->d_name) < 0)
 			continue;
 		fd = control_path_connect(path);
