@@ -47,6 +47,15 @@ int export_open(struct export *export, const struct export_config *config, struc
 	return 0;
 }
 
+void export_refresh(struct export *export)
+{
+	uint64_t size;
+
+	image_refresh(export->image);
+	size = export->image->size;
+	export->size = size > export->offset ? size - export->offset : 0;
+}
+
 void export_close(struct export *export)
 {
 	image_close(export->image);

@@ -26,8 +26,8 @@ struct export
 	const char *name;
 	const char *description; /* NULL: none */
 	struct image *image;
-	uint64_t offset; /* of the window in the image */
-	uint64_t size;
+	uint64_t offset;       /* of the window in the image */
+	_Atomic uint64_t size; /* any thread reads it; export_refresh() changes it */
 	bool read_only;
 	struct cache_mode cache;
 	bool multi_conn; /* more than one client at a time is served */
@@ -44,6 +44,8 @@ enum {
 };
 
 int export_open(struct export *export, const struct export_config *config, struct error *err);
+/* Takes note of an image that was resized outside; new clients are told. Main loop. */
+void export_refresh(struct export *export);
 void export_close(struct export *export);
 
 /* Transmission flags of a connection that negotiated these replies. */

@@ -358,6 +358,7 @@ static struct connection *add_connection(struct server *server, int fd)
 	TAILQ_INSERT_TAIL(&server->all, connection, all);
 	server->connections++;
 	enter_state(server, connection, CONNECTION_NEGOTIATING);
+	export_refresh(&server->export_);
 	connection->handshake.shutting_down = server->drain_deadline;
 	connection->deadline =
 		server->config.handshake_limit_ms

@@ -373,6 +373,12 @@ int image_write(struct image *image, const void *buffer, uint64_t offset, uint64
 	return 0;
 }
 
+void image_refresh(struct image *image)
+{
+	if (image->driver->refresh)
+		image->driver->refresh(image);
+}
+
 int image_zero(struct image *image, uint64_t offset, uint64_t length, unsigned int flags)
 {
 	EPOCH_SCOPE;

@@ -63,6 +63,8 @@ struct image_driver {
 	 * main file. On failure err is set and nothing is kept; -EROFS: it could be opened to be
 	 * read only. */
 	int (*open)(struct image *image, struct error *err);
+	/* Looks whether the size has changed. NULL: it does not. Main loop. */
+	void (*refresh)(struct image *image);
 	/* Flushes what it holds and frees its state. NULL: nothing to do. */
 	void (*close)(struct image *image);
 	/* 0; -EAGAIN (would block, or needs allocation: go to a worker); another -errno. */
@@ -93,7 +95,7 @@ struct image {
 	struct image_options options;
 	const struct image *parent; /* the overlay whose backing file this is, or NULL */
 	unsigned int depth;         /* overlays above it */
-	uint64_t size;              /* bytes that a guest sees */
+	_Atomic uint64_t size;      /* bytes that a guest sees; image_refresh() changes it */
 	bool read_only;
 	bool probed; /* the format is what the file looks like, nobody said so */
 	void *state; /* the driver's */
@@ -129,6 +131,9 @@ static inline int image_map(struct image *image, uint64_t offset, uint64_t lengt
 {
 	return image->driver->map(image, offset, length, intent, flags, extent);
 }
+
+/* Takes note of a disk that was resized outside. Does not block. */
+void image_refresh(struct image *image);
 
 /* Blocking operations, for workers. 0 or -errno. */
 int image_read(struct image *image, void *buffer, uint64_t offset, uint64_t length);

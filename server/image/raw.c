@@ -40,7 +40,8 @@ static int raw_open(struct image *image, struct error *err)
 {
 	struct raw *raw;
 	bool sparse;
-	int rc = hostfile_size(image->file, &image->size);
+	uint64_t size;
+	int rc = hostfile_size(image->file, &size);
 
 	if (rc)
 		return error_set_errno(err, -rc, "cannot tell the size");
@@ -49,7 +50,8 @@ static int raw_open(struct image *image, struct error *err)
 		return error_set(err, ENOMEM, "out of memory");
 	rc = hostfile_sparse(image->file, &sparse);
 	atomic_init(&raw->sparse, rc == 0 && sparse);
-	raw->granules = min_of((image->size >> GRANULE_SHIFT) + 1, GRANULES_MAX);
+	image->size = size;
+	raw->granules = min_of((size >> GRANULE_SHIFT) + 1, GRANULES_MAX);
 	raw->data = calloc(raw->granules / WORD_BITS + 1, sizeof(*raw->data));
 	if (!raw->data) {
 		free(raw);
@@ -58,6 +60,16 @@ static int raw_open(struct image *image, struct error *err)
 	pthread_mutex_init(&raw->guard, NULL);
 	image->state = raw;
 	return 0;
+}
+
+/* A block device may grow and shrink; a file may grow. One that was cut has lost data that its
+ * clients count on: they keep the size and get errors. */
+static void raw_refresh(struct image *image)
+{
+	uint64_t size;
+
+	if (hostfile_size(image->file, &size) == 0 && (image->file->is_block || size > image->size))
+		image->size = size;
 }
 
 static void raw_close(struct image *image)
@@ -108,9 +120,12 @@ static void granules_forget(struct raw *raw, uint64_t offset, uint64_t length)
 /* Asks the file system; a run of data is remembered beyond what was asked. */
 static int look(struct image *image, uint64_t offset, uint64_t length, struct extent *extent)
 {
-	uint64_t ahead = max_of(length, LOOK_AHEAD), run = min_of(image->size - offset, ahead);
-	int rc = hostfile_extent(image->file, offset, &run, &extent->hole);
+	uint64_t run = max_of(length, LOOK_AHEAD), size = image->size;
+	int rc;
 
+	if (size > offset) /* it may just have shrunk */
+		run = min_of(run, size - offset);
+	rc = hostfile_extent(image->file, offset, &run, &extent->hole);
 	if (rc)
 		return rc;
 	if (extent->hole)
@@ -207,6 +222,7 @@ const struct image_driver image_driver_raw = {
 	.name = "raw",
 	.open = raw_open,
 	.close = raw_close,
+	.refresh = raw_refresh,
 	.map = raw_map,
 	.write = raw_write,
 	.zero = raw_zero,
