@@ -129,7 +129,7 @@ static void draw(struct screen *screen)
 	size_t length = 0, picture_length = 0;
 	FILE *out = open_memstream(&text, &length), *frame;
 	unsigned int rows = 0;
-	char *line, *next;
+	char *line, *next, keys[48];
 
 	if (!out)
 		return;
@@ -141,14 +141,16 @@ static void draw(struct screen *screen)
 	fputs("\033[H", frame);
 	for (line = text; *line && (!look.rows || rows + 1 < look.rows); line = next, rows++) {
 		next = line + strcspn(line, "\n");
-		fprintf(frame, "%.*s\033[K\r\n", (int)(next - line), line);
+		fprintf(frame, "%.*s\033[K\n", (int)(next - line), line);
 		next += *next == '\n';
 	}
 	fputs("\033[J", frame);
 	if (look.rows)
 		fprintf(frame, "\033[%u;1H", look.rows);
-	fprintf(frame, "%s every %u s, q: quit%s", look.colour ? "\033[2m" : "",
-		(unsigned int)(screen->interval / CLOCK_SECOND), look.colour ? "\033[0m" : "");
+	snprintf(keys, sizeof(keys), " every %u s, q: quit",
+		 (unsigned int)(screen->interval / CLOCK_SECOND));
+	fprintf(frame, "%s%.*s%s", look.colour ? "\033[2m" : "", (int)look.columns, keys,
+		look.colour ? "\033[0m" : "");
 	if (fclose(frame) == 0)
 		write_out(picture, picture_length);
 }

@@ -254,17 +254,17 @@ static void put_history(const struct view *view, int kind)
 
 static void put_export_title(const struct view *view, const struct top_export *export)
 {
-	char size[SIZE_TEXT_MAX], name[80], file[200], format[16];
+	char size[SIZE_TEXT_MAX], name[44], file[200], format[16];
 
 	printable_copy(file, sizeof(file), export->file, strlen(export->file));
 	printable_copy(name, sizeof(name), export->name, strlen(export->name));
 	fprintf(view->out,
-		"\n%s%s%s%s%s (%s, %s, %s), %" PRIu64 " client%s, %" PRIu64 " since the start\n\n",
-		style(view, BOLD), name, name[0] ? "  " : "", style(view, PLAIN), file,
+		"\n%s%s%s%s%s, %s, %s  %" PRIu64 " client%s, %" PRIu64 " since the start  %s\n\n",
+		style(view, BOLD), name, name[0] ? "  " : "", style(view, PLAIN),
 		printable_copy(format, sizeof(format), export->format, strlen(export->format)),
 		size_format(export->size, size), export->read_only ? "read-only" : "writable",
-		export->connections, export->connections == 1 ? "" : "s",
-		export->connections_total);
+		export->connections, export->connections == 1 ? "" : "s", export->connections_total,
+		file);
 }
 
 static void put_table_head(const struct view *view)
@@ -409,7 +409,7 @@ static void put_title(const struct view *view, const struct top_sample *now)
 /* Rows for clients: what the other lines of the screen leave, at least one. */
 static size_t room_for_clients(const struct top_look *look)
 {
-	enum { OTHER_LINES = 16 };
+	enum { OTHER_LINES = 18 };
 
 	if (!look->rows)
 		return SIZE_MAX;

@@ -228,11 +228,14 @@ static void remove_stale(const char *folder)
 	while ((entry = readdir(entries))) {
 		AUTO_FREE char *path = NULL;
 		long pid = control_path_pid(entry->d_name);
+		struct stat status;
 		int fd;
 
 		/* A dead process may live in another namespace: only refusing proves it. */
 		if (!pid || kill((pid_t)pid, 0) == 0 || errno != ESRCH ||
 		    asprintf(&path, "%s/%s", folder, entry->d_name) < 0)
+			continue;
+		if (lstat(path, &status) || !S_ISSOCK(status.st_mode))
 			continue;
 		fd = control_path_connect(path);
 		if (fd == -ECONNREFUSED)
