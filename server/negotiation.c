@@ -53,6 +53,7 @@ struct connection *connection_new(struct server *server, int fd,
 void connection_free(struct connection *connection)
 {
 	log_info("client %u: gone", connection->id);
+	receive_abandon(connection);
 	handshake_clear(&connection->handshake);
 	free(connection->terms.context_export);
 	outbuf_clear(&connection->out);

@@ -22,6 +22,7 @@
 #include "common/clock.h"
 #include "fuzz.h"
 #include "replies.h"
+#include "server/buffer.h"
 #include "server/handshake.h"
 #include "server/server.h"
 
@@ -321,6 +322,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	replies_check(&exchange, hostile.in.bytes + answers.used, hostile.in.used - answers.used);
 	check_image(&exchange);
 	check_alive(service);
+	FUZZ_CHECK(buffer_in_use() == 0); /* the good client left after the hostile one was freed */
 	exchange_clear(&exchange);
 	outbuf_clear(&answers);
 	outbuf_clear(&hostile.in);
