@@ -5,6 +5,7 @@
  * main loop.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdatomic.h>
@@ -23,6 +24,8 @@ static void tune_socket(int fd)
 	int one = 1, size = UNIX_SEND_BUFFER, domain = 0;
 	socklen_t length = sizeof(domain);
 
+	/* MSG_DONTWAIT would do, but splice(2) only heeds the descriptor's own flag. */
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length))
 		return;
 	if (domain != AF_UNIX)
