@@ -335,6 +335,8 @@ static bool read_at_once(struct connection *connection, const struct nbd_request
 		send_zeroes(connection, request);
 		return true;
 	}
+	if (is_chunked(connection) && request->length > EXPORT_PAYLOAD_MAX)
+		return false; /* no chunk is longer than what was told (S80) */
 	if (request->length <= READ_INLINE_MAX)
 		return send_cached(connection, request, NBD_REPLY_FLAG_DONE, request->offset,
 				   &extent);
