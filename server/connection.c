@@ -327,15 +327,15 @@ static bool serve_turn(struct connection *connection, struct input *input)
 			return false;
 		}
 	}
-	if (can_park(connection, input) && wanted)
-		return true;
-	return !sleep_for_work(connection, input) && can_park(connection, input);
+	if (!(wanted && can_park(connection, input)) && sleep_for_work(connection, input))
+		return false;
+	return can_park(connection, input) && receive_release(connection);
 }
 
 /* What was received of a request waits in held for the rest. */
 static bool keep_rest(struct connection *connection, const struct input *input)
 {
-	connection->stalled = input->within;
+	connection->stalled = input->begin != input->end || receive_in_payload(connection);
 	outbuf_add(&connection->held, input->bytes + input->begin, input->end - input->begin);
 	return !connection->held.failed;
 }

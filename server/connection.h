@@ -163,6 +163,9 @@ void receive_filled(struct connection *connection, size_t length);
 bool receive_in_payload(const struct connection *connection);
 /* Does the payload wait for a job to come back before more of it can be taken? */
 bool receive_blocked(const struct connection *connection);
+/* The peer is silent: the piece goes to a worker as far as it came, so that a parked connection
+ * has no buffer. False: wait for that job. */
+bool receive_release(struct connection *connection);
 /* Frees what a payload that never came whole holds. */
 void receive_abandon(struct connection *connection);
 /* May another request be taken now? */

@@ -182,6 +182,21 @@ size_t receive_target(struct connection *connection, uint8_t **target)
 	return payload->piece->length - payload->piece_used;
 }
 
+bool receive_release(struct connection *connection)
+{
+	struct payload *payload = &connection->payload;
+
+	if (payload->piece && payload->piece_used) {
+		payload->piece->length = payload->piece_used;
+		submit_piece(connection);
+		return false;
+	}
+	if (payload->piece)
+		connection_job_free(connection, payload->piece);
+	payload->piece = NULL;
+	return true;
+}
+
 void receive_abandon(struct connection *connection)
 {
 	struct payload *payload = &connection->payload;
