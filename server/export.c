@@ -19,6 +19,8 @@ int export_open(struct export *export, const struct export_config *config, struc
 				  .description = config->description,
 				  .offset = config->offset};
 	statistics_book_init(&export->statistics);
+	pthread_mutex_init(&export->flush_lock, NULL);
+	pthread_cond_init(&export->flush_ended, NULL);
 	rc = image_open(config->file, &options, &export->image, err);
 	if (rc)
 		return rc;
@@ -60,6 +62,8 @@ void export_close(struct export *export)
 {
 	image_close(export->image);
 	export->image = NULL;
+	pthread_mutex_destroy(&export->flush_lock);
+	pthread_cond_destroy(&export->flush_ended);
 }
 
 uint16_t export_flags(const struct export *export, bool structured, bool extended, bool contexts)
@@ -135,18 +139,43 @@ int export_prefetch(struct export *export, uint64_t offset, uint64_t length)
 	return image_prefetch(export->image, export->offset + offset, length);
 }
 
-int export_flush(struct export *export)
+static int flush_alone(struct export *export)
 {
-	int failed = atomic_load(&export->flush_error), rc;
+	int rc = export->flush_error;
 
-	if (failed || export->cache.ignore_flush)
-		return failed;
-	rc = image_flush(export->image);
-	if (rc == 0)
-		return atomic_load(&export->flush_error); /* one that failed beside us */
-	if (atomic_compare_exchange_strong(&export->flush_error, &failed, rc))
+	export->flushing = true;
+	export->flushes_begun++;
+	pthread_mutex_unlock(&export->flush_lock);
+	if (!rc)
+		rc = image_flush(export->image);
+	pthread_mutex_lock(&export->flush_lock);
+	if (rc && !export->flush_error)
 		log_error("export '%s': flush failed: %s; every flush fails from now on, because "
 			  "data was lost: restart the server after checking the image",
 			  export->name, strerror(-rc));
+	export->flushing = false;
+	export->flushes_ended++;
+	export->flush_error = rc;
+	pthread_cond_broadcast(&export->flush_ended);
+	return rc;
+}
+
+/*
+ * One flush at a time: the kernel tells a lost page to one fsync only, and one beside it, which
+ * covers the same page, succeeds. Whoever comes meanwhile shares the next one.
+ */
+int export_flush(struct export *export)
+{
+	uint64_t mine;
+	int rc;
+
+	if (export->cache.ignore_flush)
+		return 0;
+	pthread_mutex_lock(&export->flush_lock);
+	mine = export->flushes_begun + 1;
+	while (export->flushing && export->flushes_ended < mine)
+		pthread_cond_wait(&export->flush_ended, &export->flush_lock);
+	rc = export->flushes_ended < mine ? flush_alone(export) : export->flush_error;
+	pthread_mutex_unlock(&export->flush_lock);
 	return rc;
 }

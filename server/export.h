@@ -10,7 +10,7 @@
 #ifndef HAWSER_SERVER_EXPORT_H
 #define HAWSER_SERVER_EXPORT_H
 
-#include <stdatomic.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -32,7 +32,13 @@ struct export
 	struct cache_mode cache;
 	bool multi_conn; /* more than one client at a time is served */
 	struct statistics_book statistics;
-	atomic_int flush_error; /* negative errno of the first failed flush; any thread */
+
+	/* Any thread, under flush_lock. */
+	pthread_mutex_t flush_lock;
+	pthread_cond_t flush_ended;
+	bool flushing;
+	uint64_t flushes_begun, flushes_ended;
+	int flush_error; /* negative errno of the first failed flush */
 };
 
 /* What a server tells about the sizes of requests (INFO_BLOCK_SIZE). */
