@@ -103,6 +103,10 @@ struct connection {
 	bool last_call;          /* the server drains: end when nothing more is to be received */
 	bool dead;               /* nothing can be sent any more */
 
+	/* Jobs that no worker has begun; the worker pool's, under its lock. */
+	TAILQ_ENTRY(connection) ready;
+	struct job *queue, **queue_tail;
+
 	/* Any thread, under mail_lock. */
 	pthread_mutex_t mail_lock;
 	struct job *mailbox; /* jobs that came back, newest first */

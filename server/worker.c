@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * The worker pool: one queue, threads on demand up to a bound, idle ones end. Must never wait for
- * a connection: a finished job is dropped into the connection's mailbox.
+ * The worker pool: connections take turns, so that one that has queued hundreds of jobs does not
+ * hold up the others; threads on demand up to a bound, idle ones end. Must never wait for a
+ * connection: a finished job is dropped into the connection's mailbox.
  */
 #include "worker.h"
 
@@ -15,22 +16,39 @@
 
 struct worker_pool {
 	pthread_mutex_t lock;
-	pthread_cond_t work;  /* a job came, or the pool ends */
-	pthread_cond_t ended; /* a thread ended */
-	struct job *head, **tail;
+	pthread_cond_t work;            /* a job came, or the pool ends */
+	pthread_cond_t ended;           /* a thread ended */
+	TAILQ_HEAD(, connection) ready; /* that have jobs: each gets one done in its turn */
 	unsigned int threads, threads_max;
 	unsigned int idle;
 	unsigned int queued;
 	bool closing;
 };
 
+static void add_job(struct worker_pool *pool, struct job *job)
+{
+	struct connection *connection = job->connection;
+
+	job->next = NULL;
+	if (connection->queue) {
+		*connection->queue_tail = job;
+	} else {
+		connection->queue = job;
+		TAILQ_INSERT_TAIL(&pool->ready, connection, ready);
+	}
+	connection->queue_tail = &job->next;
+	pool->queued++;
+}
+
 static struct job *take_job(struct worker_pool *pool)
 {
-	struct job *job = pool->head;
+	struct connection *connection = TAILQ_FIRST(&pool->ready);
+	struct job *job = connection->queue;
 
-	pool->head = job->next;
-	if (!pool->head)
-		pool->tail = &pool->head;
+	TAILQ_REMOVE(&pool->ready, connection, ready);
+	connection->queue = job->next;
+	if (connection->queue)
+		TAILQ_INSERT_TAIL(&pool->ready, connection, ready);
 	pool->queued--;
 	return job;
 }
@@ -42,10 +60,10 @@ static bool wait_for_work(struct worker_pool *pool)
 	int rc = 0;
 
 	pool->idle++;
-	while (!pool->head && !pool->closing && rc != ETIMEDOUT)
+	while (!pool->queued && !pool->closing && rc != ETIMEDOUT)
 		rc = pthread_cond_timedwait(&pool->work, &pool->lock, &until);
 	pool->idle--;
-	return pool->head;
+	return pool->queued;
 }
 
 static void *worker_main(void *argument)
@@ -53,7 +71,7 @@ static void *worker_main(void *argument)
 	struct worker_pool *pool = argument;
 
 	pthread_mutex_lock(&pool->lock);
-	while (pool->head || wait_for_work(pool)) {
+	while (pool->queued || wait_for_work(pool)) {
 		struct job *job = take_job(pool);
 
 		pthread_mutex_unlock(&pool->lock);
@@ -76,7 +94,7 @@ struct worker_pool *worker_pool_new(unsigned int threads_max)
 	pthread_mutex_init(&pool->lock, NULL);
 	thread_cond_init(&pool->work);
 	pthread_cond_init(&pool->ended, NULL);
-	pool->tail = &pool->head;
+	TAILQ_INIT(&pool->ready);
 	pool->threads_max = threads_max;
 	return pool;
 }
@@ -101,11 +119,8 @@ void worker_submit(struct worker_pool *pool, struct job *job)
 {
 	bool alone = false;
 
-	job->next = NULL;
 	pthread_mutex_lock(&pool->lock);
-	*pool->tail = job;
-	pool->tail = &job->next;
-	pool->queued++;
+	add_job(pool, job);
 	if (pool->queued <= pool->idle) {
 		pthread_cond_signal(&pool->work);
 	} else if (pool->threads < pool->threads_max) {
