@@ -453,6 +453,19 @@ int hostfile_prefetch(struct hostfile *file, uint64_t offset, uint64_t length)
 	return -posix_fadvise(file->fd, (off_t)offset, (off_t)length, POSIX_FADV_WILLNEED);
 }
 
+/* No data follows. Where the file was cut there is no hole either: reading there must fail. */
+static int last_hole(const struct hostfile *file, uint64_t offset, uint64_t *length, bool *hole)
+{
+	uint64_t size;
+	int rc = hostfile_size(file, &size);
+
+	if (rc || offset >= size)
+		return rc;
+	*hole = true;
+	*length = min_of(*length, size - offset);
+	return 0;
+}
+
 int hostfile_extent(struct hostfile *file, uint64_t offset, uint64_t *length, bool *hole)
 {
 	off_t data, end;
@@ -461,10 +474,8 @@ int hostfile_extent(struct hostfile *file, uint64_t offset, uint64_t *length, bo
 	if (file->is_block)
 		return 0;
 	data = lseek(file->fd, (off_t)offset, SEEK_DATA);
-	if (data < 0 && errno == ENXIO) {
-		*hole = true; /* up to the end of the file, or the file was cut */
-		return 0;
-	}
+	if (data < 0 && errno == ENXIO)
+		return last_hole(file, offset, length, hole);
 	if (data < 0)
 		return errno == EINVAL ? 0 : -errno;
 	if ((uint64_t)data > offset) {
