@@ -14,6 +14,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "common/size.h"
 #include "connection.h"
 #include "limits.h"
 #include "server-internal.h"
@@ -28,6 +29,7 @@ struct engine {
 	pthread_cond_t ended;
 	TAILQ_HEAD(, connection) ready;
 	unsigned int threads, threads_max, idle;
+	unsigned int blocked; /* threads that wait for a peer to read */
 	bool closing;
 	atomic_uint waiting; /* length of ready */
 	atomic_uint spinning;
@@ -123,6 +125,12 @@ static bool thread_init(struct engine_thread *thread, struct engine *engine)
 	return true;
 }
 
+/* So many threads there may be now: those that wait for their peer do not count. Lock held. */
+static unsigned int threads_limit(const struct engine *engine)
+{
+	return engine->threads_max + min_of(engine->blocked, (unsigned int)ENGINE_BLOCKED_MAX);
+}
+
 /* Waits for a connection; NULL when the thread should end. The lock is held. */
 static struct connection *next_connection(struct engine *engine)
 {
@@ -130,6 +138,8 @@ static struct connection *next_connection(struct engine *engine)
 	struct connection *connection;
 	int rc = 0;
 
+	if (engine->threads > threads_limit(engine))
+		return NULL;
 	engine->idle++;
 	while (TAILQ_EMPTY(&engine->ready) && !engine->closing && rc != ETIMEDOUT)
 		rc = pthread_cond_timedwait(&engine->work, &engine->lock, &until);
@@ -187,6 +197,35 @@ static void *engine_main(void *argument)
 	return NULL;
 }
 
+/* One more thread, if there may be one. 0 or an errno. The lock is held. */
+static int add_thread(struct engine *engine)
+{
+	int rc = 0;
+
+	if (engine->threads < threads_limit(engine)) {
+		rc = thread_start(engine_main, engine);
+		if (rc == 0)
+			engine->threads++;
+	}
+	return rc;
+}
+
+void engine_block_begin(struct engine *engine)
+{
+	pthread_mutex_lock(&engine->lock);
+	engine->blocked++;
+	if (atomic_load(&engine->waiting) > engine->idle)
+		add_thread(engine);
+	pthread_mutex_unlock(&engine->lock);
+}
+
+void engine_block_end(struct engine *engine)
+{
+	pthread_mutex_lock(&engine->lock);
+	engine->blocked--;
+	pthread_mutex_unlock(&engine->lock);
+}
+
 int engine_serve(struct engine *engine, struct connection *connection)
 {
 	int rc = 0;
@@ -194,11 +233,8 @@ int engine_serve(struct engine *engine, struct connection *connection)
 	pthread_mutex_lock(&engine->lock);
 	if (atomic_load(&engine->waiting) < engine->idle)
 		pthread_cond_signal(&engine->work);
-	else if (engine->threads < engine->threads_max) {
-		rc = thread_start(engine_main, engine);
-		if (rc == 0)
-			engine->threads++;
-	}
+	else
+		rc = add_thread(engine);
 	/* Without a new thread it waits for an old one. */
 	if (rc == 0 || engine->threads) {
 		TAILQ_INSERT_TAIL(&engine->ready, connection, link);

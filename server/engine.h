@@ -36,6 +36,10 @@ int engine_serve(struct engine *engine, struct connection *connection);
 /* Does a connection wait for a thread? Then one that is idle should give its own back. */
 bool engine_wanted(const struct engine *engine);
 
+/* This thread waits for its peer to read: another may be started for those who wait for one. */
+void engine_block_begin(struct engine *engine);
+void engine_block_end(struct engine *engine);
+
 /* May this thread spin, that is: is a processor to spare? Balanced by engine_spin_end(). */
 bool engine_spin_begin(struct engine *engine);
 void engine_spin_end(struct engine *engine);

@@ -32,6 +32,8 @@ enum {
 	/* Threads that serve busy connections; more connections take turns of so many batches. */
 	ENGINE_THREADS_MAX = 64,
 	SLICE_TURNS = 32,
+	/* Threads beyond those, in place of threads that wait for a slow reader. */
+	ENGINE_BLOCKED_MAX = 256,
 	/* Threads for operations that block. */
 	WORKER_THREADS_MAX = 16,
 	/* Clients in negotiation; the oldest goes when a new one comes. */

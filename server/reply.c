@@ -24,23 +24,35 @@ static bool is_structured(const struct connection *connection)
 	return connection->terms.structured || connection->terms.extended;
 }
 
+/* A peer that takes bytes again within this is not slow enough to be told of. */
+enum { BLOCK_PATIENCE = 5 }; /* milliseconds */
+
+static bool poll_writable(const struct connection *connection, int milliseconds)
+{
+	struct pollfd item = {.fd = connection->transport.fd, .events = POLLOUT};
+
+	return poll(&item, 1, milliseconds) > 0;
+}
+
 /* Waits until the peer takes bytes again; false when it does not, for too long. */
 static bool wait_writable(struct connection *connection)
 {
-	struct pollfd item = {.fd = connection->transport.fd, .events = POLLOUT};
+	struct engine *engine = connection->thread->engine;
 	uint64_t began = clock_now(), waited = 0;
+	bool ready = poll_writable(connection, BLOCK_PATIENCE);
 
-	while (waited < SEND_STALL_LIMIT) {
-		int ready = poll(&item, 1, (int)(CLOCK_SECOND / CLOCK_MILLISECOND));
-
-		if (ready > 0)
-			return true;
+	if (ready)
+		return true;
+	engine_block_begin(engine);
+	while (!ready && waited < SEND_STALL_LIMIT &&
+	       !(waited >= SEND_STALL_LIMIT_WANTED && engine_wanted(engine))) {
+		ready = poll_writable(connection, (int)(CLOCK_SECOND / CLOCK_MILLISECOND));
 		waited = clock_now() - began;
-		if (waited >= SEND_STALL_LIMIT_WANTED && engine_wanted(connection->thread->engine))
-			break;
 	}
-	connection_kill(connection, "the client takes no replies");
-	return false;
+	engine_block_end(engine);
+	if (!ready)
+		connection_kill(connection, "the client takes no replies");
+	return ready;
 }
 
 /* Takes sent bytes off the front of the runs. */
