@@ -18,7 +18,7 @@
 #include "common/clock.h"
 #include "fuzz.h"
 
-enum { INPUT_MAX = 64 << 10, SEEDS_MAX = 256, COUNT = 20000, SECONDS = 3 };
+enum { INPUT_MAX = 64 << 10, SEEDS_MAX = 256, COUNT = 100000, SECONDS = 2 };
 
 struct input {
 	uint8_t *bytes;

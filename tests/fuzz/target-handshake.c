@@ -159,12 +159,23 @@ static void check_server(const uint8_t *data, uint32_t length)
 	check_text(data + 4 + name, length - 4 - name);
 }
 
+static void check_size_and_flags(const uint8_t *data)
+{
+	const struct export *export = &exports[nbd_get64(data) == exports[1].size];
+	uint16_t flags = nbd_get16(data + 8);
+
+	FUZZ_CHECK(nbd_get64(data) == export->size && flags & NBD_FLAG_HAS_FLAGS);
+	FUZZ_CHECK(!(flags & NBD_FLAG_READ_ONLY) == !export->read_only);
+	FUZZ_CHECK(!(flags & NBD_FLAG_SEND_TRIM) == export->read_only);
+}
+
 static void check_info(const uint8_t *data, uint32_t length)
 {
 	FUZZ_CHECK(length >= 2);
 	switch (nbd_get16(data)) {
 	case NBD_INFO_EXPORT:
-		FUZZ_CHECK(length == 12 && nbd_get16(data + 10) & NBD_FLAG_HAS_FLAGS);
+		FUZZ_CHECK(length == 12);
+		check_size_and_flags(data + 2);
 		break;
 	case NBD_INFO_NAME:
 	case NBD_INFO_DESCRIPTION:
@@ -209,7 +220,7 @@ static void check_export_name(const struct run *run, struct reader *reader)
 	const uint8_t *answer = take(reader, 10);
 
 	FUZZ_CHECK(nbd_get64(answer) == run->handshake.export_->size);
-	FUZZ_CHECK(nbd_get16(answer + 8) & NBD_FLAG_HAS_FLAGS);
+	check_size_and_flags(answer);
 	if (!run->handshake.no_zeroes)
 		for (int i = 0; i < 124; i++)
 			FUZZ_CHECK(*take(reader, 1) == 0);
