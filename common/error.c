@@ -5,13 +5,18 @@
  */
 #include "error.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+
+/* For wrapping what nobody keeps: the number of the last fault of this thread. */
+static _Thread_local int last_code = EIO;
 
 int error_set(struct error *err, int code, const char *format, ...)
 {
 	va_list args;
 
+	last_code = code;
 	if (!err)
 		return -code;
 	err->code = code;
@@ -25,6 +30,7 @@ int error_set_errno(struct error *err, int code, const char *format, ...)
 {
 	va_list args;
 
+	last_code = code;
 	if (!err)
 		return -code;
 	err->code = code;
@@ -41,7 +47,7 @@ int error_wrap(struct error *err, const char *format, ...)
 	va_list args;
 
 	if (!err)
-		return -1;
+		return -last_code;
 	memcpy(inner, err->text, sizeof(inner));
 	va_start(args, format);
 	vsnprintf(err->text, sizeof(err->text), format, args);
@@ -57,7 +63,7 @@ int error_hint(struct error *err, const char *format, ...)
 	va_list args;
 
 	if (!err)
-		return -1;
+		return -last_code;
 	used = strlen(err->text);
 	va_start(args, format);
 	vsnprintf(err->text + used, sizeof(err->text) - used, format, args);

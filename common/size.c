@@ -64,7 +64,8 @@ const char *size_format(uint64_t value, char text[SIZE_TEXT_MAX])
 	unsigned int step = 0;
 	uint64_t scale = 1;
 
-	while (step < 6 && value / scale >= 1024) {
+	/* What would be shown as 1024.0 is shown as 1 of the next unit. */
+	while (step < 6 && value / scale + (value % scale >= scale - scale / 20) >= 1024) {
 		scale <<= 10;
 		step++;
 	}

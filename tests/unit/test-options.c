@@ -115,6 +115,31 @@ START_TEST(test_mode)
 END_TEST
 
 static const struct {
+	const char *line;
+	struct cache_mode mode;
+} caches[] = {
+	{"hawserd a", {.direct = false}},
+	{"hawserd -n a", {.direct = true}},
+	{"hawserd --cache=none a", {.direct = true}},
+	{"hawserd --cache=off a", {.direct = true}},
+	{"hawserd --cache writeback a", {.direct = false}},
+	{"hawserd --cache=writethrough a", {.write_through = true}},
+	{"hawserd --cache=directsync a", {.direct = true, .write_through = true}},
+	{"hawserd --cache=unsafe a", {.ignore_flush = true}},
+};
+
+START_TEST(test_cache)
+{
+	const struct cache_mode *mode = &options.server.export_.cache;
+
+	ck_assert_int_eq(parse(caches[_i].line), 0);
+	ck_assert_int_eq(mode->direct, caches[_i].mode.direct);
+	ck_assert_int_eq(mode->write_through, caches[_i].mode.write_through);
+	ck_assert_int_eq(mode->ignore_flush, caches[_i].mode.ignore_flush);
+}
+END_TEST
+
+static const struct {
 	const char *line, *said;
 } refused[] = {
 	{"hawserd", "Invalid number of arguments\nTry `hawserd --help' for more information."},
@@ -151,8 +176,11 @@ static const struct {
 	{"hawserd --snap a", "option '-s' (--snapshot) is not available in this version"},
 	{"hawserd --load-snapshot=x a", "option '-l' (--load-snapshot) is not available"},
 	{"hawserd -P 1 a", "option '-P' (--partition) is not available"},
-	{"hawserd -n a", "option '-n' (--nocache) is not available"},
-	{"hawserd --cache=none a", "option '--cache' is not available"},
+	{"hawserd --cache=fast a", "Invalid cache mode `fast'"},
+	{"hawserd -n --cache=none a", "-n and --cache can only be specified once"},
+	{"hawserd --cache=none -n a", "-n and --cache can only be specified once"},
+	{"hawserd -L --cache=none", "List mode is incompatible with per-device settings"},
+	{"hawserd -L -n", "List mode is incompatible with per-device settings"},
 	{"hawserd --aio native a", "option '--aio' is not available"},
 	{"hawserd --discard=unmap a", "option '--discard' is not available"},
 	{"hawserd --detect-zeroes=on a", "option '--detect-zeroes' is not available"},
@@ -264,6 +292,7 @@ int main(void)
 	tcase_add_test(tcase, test_all_long);
 	tcase_add_loop_test(tcase, test_spelling, 0, COUNT(spellings));
 	tcase_add_loop_test(tcase, test_mode, 0, COUNT(modes));
+	tcase_add_loop_test(tcase, test_cache, 0, COUNT(caches));
 	tcase_add_loop_test(tcase, test_refused, 0, COUNT(refused));
 	tcase_add_loop_test(tcase, test_length, 0, 3);
 	tcase_add_loop_test(tcase, test_activation, 0, COUNT(activations));
