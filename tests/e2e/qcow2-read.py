@@ -16,7 +16,7 @@ import tempfile
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "protocol"))
 
 from harness import MIB, Server, check, content_of, main, program  # noqa: E402
-from qcow2disk import Disk, pairwise, title, tool  # noqa: E402
+from qcow2disk import SCRATCH, check_same, parts_of, title, tool  # noqa: E402
 
 READ_ONLY = ("-t", "-e", "0", "-f", "qcow2", "-r")
 
@@ -36,33 +36,20 @@ def check_odd_reads(server, expected, seed):
         length = chance.choice((1, 511, 4096, 65537, chance.randrange(1, 300000)))
         offset = chance.randrange(0, len(expected) - length)
         got = client.data(offset, length)
-        check(got == expected[offset:offset + length], f"{length} bytes at {offset} differ at "
-              f"{first_difference(got, expected[offset:offset + length])}")
+        check_same(got, expected[offset:offset + length], f"{length} bytes at {offset}")
     client.disc()
 
 
-def plain_row(**changes):
-    row = {"cluster_size": "65536", "compat": "1.1", "refcount_bits": "16", "backing": "",
-           "extended_l2": "off", "compression_type": "zlib", "snapshot": "", "data_file": "",
-           "base": "plain"}
-    return dict(row, **changes)
+def reads_the_same(disk):
+    """One row of the matrix, whole and in odd pieces."""
+    expected = disk.content()
+    with Server(image=disk.path, defaults=READ_ONLY) as server:
+        got = served_bytes(server)
+        check_same(got, expected, title(disk.row))
+        check_odd_reads(server, expected, disk.size)
 
 
-def first_difference(one, other):
-    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), None)
-
-
-def test_every_pair_of_features():
-    """The matrix, whole and in odd pieces."""
-    for number, row in enumerate(pairwise()):
-        with tempfile.TemporaryDirectory(prefix="hawser-qcow2-") as directory:
-            disk = Disk(directory, row, seed=number)
-            expected = disk.content()
-            with Server(image=disk.path, defaults=READ_ONLY) as server:
-                got = served_bytes(server)
-                check(got == expected,
-                      f"{title(row)}: differs at {first_difference(got, expected)}")
-                check_odd_reads(server, expected, number)
+globals().update(parts_of(reads_the_same))
 
 
 def refused(path, *options, access=("-r",)):
@@ -127,7 +114,7 @@ HEADERS = (
 
 def test_bad_headers():
     """Each field of the header at its edge is refused in words; probing and -f alike."""
-    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-") as directory:
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
         for what, offset, data, words in HEADERS:
             path = fresh(directory)
             patch(path, offset, data)
@@ -137,7 +124,7 @@ def test_bad_headers():
 
 def test_named_feature():
     """An unknown feature is called by the name that the image gives it."""
-    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-") as directory:
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
         path = fresh(directory)
         with open(path, "rb") as file:
             at = file.read(4096).index(b"dirty bit")
@@ -148,7 +135,7 @@ def test_named_feature():
 
 def test_chains_that_are_refused():
     """Protocols, loops, and an image that is only guessed to be one are not followed."""
-    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-") as directory:
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
         for name in ("json:{\"driver\":\"raw\",\"file.filename\":\"/etc/passwd\"}",
                      "nbd:localhost:10809", "fat:/etc", "nbd+unix:///x?socket=/y"):
             path = fresh(directory)
@@ -165,7 +152,7 @@ def test_chains_that_are_refused():
 
 def test_backing_without_format():
     """A backing file of unknown format is probed, but leads to no further file."""
-    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-") as directory:
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
         deepest = os.path.join(directory, "deepest")
         with open(deepest, "wb") as out:
             out.write(content_of(MIB))
@@ -187,7 +174,7 @@ def test_backing_without_format():
 
 def test_chain_of_many():
     """A long chain with relative names in folders is served; one that is too long is refused."""
-    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-") as directory:
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
         os.mkdir(os.path.join(directory, "sub"))
         base = fresh(directory, name="sub/0", size="1M")
         tool("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 1M", base)
@@ -218,7 +205,7 @@ def test_probed_raw_is_guarded():
 
 def test_corrupt_images():
     """A corrupt image is refused for writing, served read-only with the reason."""
-    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-") as directory:
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
         path = fresh(directory)
         patch(path, 72, struct.pack(">Q", 2))
         said = refused(path, access=())
@@ -230,7 +217,7 @@ def test_corrupt_images():
 
 def test_bad_entries():
     """Broken L1 and L2 entries are EIO for their own range, not for others."""
-    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-") as directory:
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
         path = fresh(directory, size="1G")
         tool("qemu-io", "-f", "qcow2", "-c", "write -P 5 0 128k", "-c", "write -P 6 600M 64k", path)
         with open(path, "rb") as file:
@@ -254,7 +241,7 @@ def test_bad_entries():
 
 def test_block_status():
     """Data, zeroes and holes of a chain, in large extents."""
-    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-") as directory:
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
         base = fresh(directory, name="base", size="4M")
         top = os.path.join(directory, "top")
         tool("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 1M", "-c", "write -P 2 2M 1M", base)

@@ -38,7 +38,7 @@ static uint32_t slots_wanted(const struct qcow2_header *header, uint32_t slice_s
 	uint64_t room =
 		(QCOW2_CACHE_BYTES >> min_of(depth, (unsigned int)DEPTH_SHIFT_MAX)) / slice_size;
 
-	return (uint32_t)max_of(min_of(slices, room), (uint64_t)CACHE_MIN);
+	return (uint32_t)max_of(min_of(slices + CACHE_MIN, room), (uint64_t)CACHE_MIN);
 }
 
 struct qcow2_cache *qcow2_cache_new(const struct qcow2_header *header, unsigned int depth)
@@ -62,7 +62,8 @@ struct qcow2_cache *qcow2_cache_new(const struct qcow2_header *header, unsigned 
 	cache->slots = calloc(cache->slot_count, sizeof(*cache->slots));
 	cache->arena = calloc(cache->slot_count, slice);
 	cache->buckets = calloc(buckets, sizeof(*cache->buckets));
-	if (!cache->slots || !cache->arena || !cache->buckets) {
+	cache->dirty_slots = calloc(cache->slot_count, sizeof(*cache->dirty_slots));
+	if (!cache->slots || !cache->arena || !cache->buckets || !cache->dirty_slots) {
 		qcow2_cache_free(cache);
 		return NULL;
 	}
@@ -76,13 +77,14 @@ void qcow2_cache_free(struct qcow2_cache *cache)
 	free(cache->slots);
 	free(cache->arena);
 	free(cache->buckets);
+	free(cache->dirty_slots);
 	pthread_mutex_destroy(&cache->lock);
 	free(cache);
 }
 
 /* ---- Readers ---- */
 
-static struct cache_bucket *bucket_of(const struct qcow2_cache *cache, uint64_t key)
+struct cache_bucket *cache_bucket_of(const struct qcow2_cache *cache, uint64_t key)
 {
 	uint64_t hash = (key >> cache->slice_bits) * UINT64_C(0x9e3779b97f4a7c15);
 
@@ -90,8 +92,8 @@ static struct cache_bucket *bucket_of(const struct qcow2_cache *cache, uint64_t 
 }
 
 /* The slot of key in a chain that may be changing; NULL: not seen. */
-static struct cache_slot *chain_find(const struct qcow2_cache *cache,
-				     const struct cache_bucket *bucket, uint64_t key)
+struct cache_slot *cache_find(const struct qcow2_cache *cache, const struct cache_bucket *bucket,
+			      uint64_t key)
 {
 	uint32_t at = atomic_load_explicit(&bucket->head, memory_order_acquire);
 
@@ -122,11 +124,11 @@ static void copy_out(const struct qcow2_cache *cache, const struct cache_slot *s
 static bool try_copy(struct qcow2_cache *cache, uint64_t key, uint64_t first, unsigned int count,
 		     struct qcow2_entry *entries)
 {
-	struct cache_bucket *bucket = bucket_of(cache, key);
+	struct cache_bucket *bucket = cache_bucket_of(cache, key);
 
 	for (int tries = 0; tries < READ_TRIES; tries++) {
 		uint32_t sequence = atomic_load_explicit(&bucket->sequence, memory_order_acquire);
-		struct cache_slot *slot = sequence & 1 ? NULL : chain_find(cache, bucket, key);
+		struct cache_slot *slot = sequence & 1 ? NULL : cache_find(cache, bucket, key);
 
 		if (slot)
 			copy_out(cache, slot, first, count, entries);
@@ -142,32 +144,32 @@ static bool try_copy(struct qcow2_cache *cache, uint64_t key, uint64_t first, un
 
 /* ---- Changes, under the lock ---- */
 
-static void change_begin(struct cache_bucket *bucket)
+void cache_change_begin(struct cache_bucket *bucket)
 {
 	uint32_t sequence = atomic_load_explicit(&bucket->sequence, memory_order_relaxed);
 
 	atomic_store_explicit(&bucket->sequence, sequence + 1, memory_order_relaxed);
 }
 
-static void change_end(struct cache_bucket *bucket)
+void cache_change_end(struct cache_bucket *bucket)
 {
 	uint32_t sequence = atomic_load_explicit(&bucket->sequence, memory_order_relaxed);
 
 	atomic_store_explicit(&bucket->sequence, sequence + 1, memory_order_release);
 }
 
-static void slot_unlink(struct qcow2_cache *cache, struct cache_slot *slot)
+void cache_unlink(struct qcow2_cache *cache, struct cache_slot *slot)
 {
-	struct cache_bucket *bucket = bucket_of(cache, atomic_load(&slot->key));
+	struct cache_bucket *bucket = cache_bucket_of(cache, atomic_load(&slot->key));
 	uint32_t number = (uint32_t)(slot - cache->slots) + 1;
 	_Atomic uint32_t *link = &bucket->head;
 
-	change_begin(bucket);
+	cache_change_begin(bucket);
 	while (atomic_load(link) != number)
 		link = &cache->slots[atomic_load(link) - 1].next;
 	atomic_store_explicit(link, atomic_load(&slot->next), memory_order_release);
 	atomic_store_explicit(&slot->key, 0, memory_order_release);
-	change_end(bucket);
+	cache_change_end(bucket);
 }
 
 /* A slot for a new slice, unlinked: the clock's hand passes those that were used lately, and those
@@ -183,7 +185,7 @@ static struct cache_slot *slot_evict(struct qcow2_cache *cache)
 		if (atomic_exchange_explicit(&slot->used, false, memory_order_relaxed))
 			continue;
 		if (atomic_load(&slot->key))
-			slot_unlink(cache, slot);
+			cache_unlink(cache, slot);
 		return slot;
 	}
 	return NULL;
@@ -191,14 +193,14 @@ static struct cache_slot *slot_evict(struct qcow2_cache *cache)
 
 static void slot_link(struct qcow2_cache *cache, struct cache_slot *slot, uint64_t key)
 {
-	struct cache_bucket *bucket = bucket_of(cache, key);
+	struct cache_bucket *bucket = cache_bucket_of(cache, key);
 
-	change_begin(bucket);
+	cache_change_begin(bucket);
 	atomic_store_explicit(&slot->key, key, memory_order_release);
 	atomic_store_explicit(&slot->next, atomic_load(&bucket->head), memory_order_release);
 	atomic_store_explicit(&bucket->head, (uint32_t)(slot - cache->slots) + 1,
 			      memory_order_release);
-	change_end(bucket);
+	cache_change_end(bucket);
 	atomic_store_explicit(&slot->used, true, memory_order_relaxed);
 }
 
@@ -211,7 +213,7 @@ static bool insert(struct qcow2_cache *cache, uint64_t key, const uint8_t *bytes
 	bool done = true;
 
 	pthread_mutex_lock(&cache->lock);
-	if (!chain_find(cache, bucket_of(cache, key), key)) {
+	if (!cache_find(cache, cache_bucket_of(cache, key), key)) {
 		slot = cache->generation == generation ? slot_evict(cache) : NULL;
 		if (slot) {
 			_Atomic uint64_t *words = slot_words(cache, slot);

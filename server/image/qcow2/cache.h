@@ -29,6 +29,9 @@ struct qcow2_cache {
 	struct cache_slot *slots;
 	_Atomic uint64_t *arena; /* words of slot i: from i * words on */
 	struct cache_bucket *buckets;
+	uint32_t *dirty_slots; /* numbers of the dirty slots, as many as there are slots */
+	uint32_t dirty_count;
+	_Atomic uint32_t pinned; /* slots that are dirty or on their way; changed under the lock */
 };
 
 static inline _Atomic uint64_t *slot_words(const struct qcow2_cache *cache,
@@ -36,6 +39,15 @@ static inline _Atomic uint64_t *slot_words(const struct qcow2_cache *cache,
 {
 	return cache->arena + (uint64_t)(slot - cache->slots) * cache->words;
 }
+
+/* For the hash chain of key. Under the lock, but for readers that look at the sequence. */
+struct cache_bucket *cache_bucket_of(const struct qcow2_cache *cache, uint64_t key);
+struct cache_slot *cache_find(const struct qcow2_cache *cache, const struct cache_bucket *bucket,
+			      uint64_t key);
+void cache_change_begin(struct cache_bucket *bucket);
+void cache_change_end(struct cache_bucket *bucket);
+/* Takes a slot that is not dirty out of the cache. */
+void cache_unlink(struct qcow2_cache *cache, struct cache_slot *slot);
 
 /* Brings the slice at key into memory. 0 or -errno. */
 int cache_load(struct qcow2 *q, uint64_t key, unsigned int flags);

@@ -8,6 +8,7 @@
 #include "common/size.h"
 #include "qcow2.h"
 #include "server/image/epoch.h"
+#include "writer.h"
 
 enum { ENTRIES_AT_ONCE = 64 };
 
@@ -205,6 +206,30 @@ static int answer_run(struct image *image, const struct run *run, uint64_t offse
 	return -EIO;
 }
 
+/* Until the image is prepared, and when it is broken, writes go the slow way, which knows. */
+static bool may_overwrite(const struct qcow2 *q)
+{
+	return q->writer && atomic_load_explicit(&q->writer->prepared, memory_order_acquire) &&
+	       !atomic_load_explicit(&q->writer->broken, memory_order_relaxed);
+}
+
+/* Clusters that are ours alone are overwritten where they are, unless they are metadata. */
+static int answer_overwrite(const struct qcow2 *q, const struct run *run, struct extent *extent)
+{
+	uint64_t length = run->length;
+
+	if (run->kind != RUN_DATA || !run->copied)
+		return -EAGAIN;
+	if (q->data == q->file && qcow2_guard_hits(q, run->host, length)) {
+		length = min_of(length, q->cluster_size - qcow2_in_cluster(q, run->host));
+		if (qcow2_guard_hits(q, run->host, length))
+			return -EAGAIN;
+	}
+	*extent = (struct extent){
+		.kind = EXTENT_FILE, .length = length, .file = q->data, .file_offset = run->host};
+	return 0;
+}
+
 int qcow2_map(struct image *image, uint64_t offset, uint64_t length, enum map_intent intent,
 	      unsigned int flags, struct extent *extent)
 {
@@ -213,8 +238,12 @@ int qcow2_map(struct image *image, uint64_t offset, uint64_t length, enum map_in
 	int rc;
 	EPOCH_SCOPE;
 
-	if (intent == MAP_OVERWRITE)
-		return -EROFS;
+	if (intent == MAP_OVERWRITE && !may_overwrite(q))
+		return -EAGAIN;
 	rc = find_run(q, offset, length, flags, &run);
-	return rc ? rc : answer_run(image, &run, offset, intent, flags, extent);
+	if (rc)
+		return rc;
+	if (intent == MAP_OVERWRITE)
+		return answer_overwrite(q, &run, extent);
+	return answer_run(image, &run, offset, intent, flags, extent);
 }

@@ -9,8 +9,8 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "common/size.h"
-#include "qcow2.h"
 #include "server/image/lock.h"
+#include "writer.h"
 
 /* ---- Reading ---- */
 
@@ -72,14 +72,44 @@ static int check_supported(const struct qcow2 *q, struct error *err)
 	return 0;
 }
 
-static int check_writable(const struct qcow2 *q, struct error *err)
+/* Bitmaps that record writes would miss ours: a chain of incremental backups would break. */
+static int check_bitmaps(struct qcow2 *q, struct error *err)
+{
+	uint64_t length = q->extensions.bitmap_directory_size, at = 0;
+	AUTO_FREE uint8_t *directory = malloc(length + 1);
+	int rc;
+
+	if (!q->extensions.bitmaps)
+		return 0;
+	if (!directory)
+		return error_set(err, ENOMEM, "out of memory");
+	rc = hostfile_read(q->file, directory, length, q->extensions.bitmap_directory_offset);
+	if (rc)
+		return error_set_errno(err, -rc, "Could not read the bitmap directory");
+	for (uint32_t i = 0; i < q->extensions.bitmaps; i++) {
+		struct qcow2_bitmap bitmap;
+		int64_t used = qcow2_parse_bitmap(directory + at, length - at, &q->header, &bitmap);
+
+		if (used < 0)
+			return error_set(err, EROFS, "the bitmap directory is broken");
+		at += (uint64_t)used;
+		q->bitmaps_active |= bitmap.automatic && !bitmap.in_use;
+	}
+	if (!q->bitmaps_active || q->image->options.bitmaps_may_break)
+		return 0;
+	return error_set(err, EROFS,
+			 "the image has dirty bitmaps that record writes, and this version cannot "
+			 "keep them up; incremental backups would silently lose data");
+}
+
+static int check_writable(struct qcow2 *q, struct error *err)
 {
 	if (q->image->read_only)
 		return 0;
 	if (q->header.incompatible & QCOW2_INCOMPATIBLE_CORRUPT)
 		return error_set(err, EROFS,
 				 "qcow2: Image is corrupt; cannot be opened read/write");
-	return error_set(err, EROFS, "qcow2 images cannot be written in this version");
+	return check_bitmaps(q, err);
 }
 
 static int read_l1(struct qcow2 *q, uint64_t offset, uint32_t size, struct error *err)
@@ -156,6 +186,7 @@ static void state_free(struct qcow2 *q)
 	if (q->data != q->file)
 		hostfile_close(q->data);
 	image_close(q->backing);
+	qcow2_writer_free(q);
 	qcow2_cache_free(q->cache);
 	qcow2_decoder_free(q->decoder);
 	free(q->l1);
@@ -174,9 +205,9 @@ static int make_caches(struct qcow2 *q, struct error *err)
 
 static int qcow2_open(struct image *image, struct error *err)
 {
-	int (*const steps[])(struct qcow2 *,
-			     struct error *) = {read_header, qcow2_snapshots_load, choose_disk,
-						make_caches, open_data_file,       open_backing};
+	int (*const steps[])(struct qcow2 *, struct error *) = {
+		read_header,       qcow2_snapshots_load, choose_disk, make_caches,
+		qcow2_writer_open, open_data_file,       open_backing};
 	struct qcow2 *q = calloc(1, sizeof(*q));
 	int rc = 0;
 
@@ -203,6 +234,13 @@ static int qcow2_open(struct image *image, struct error *err)
 
 static void qcow2_close(struct image *image)
 {
+	int rc = qcow2_flush(image);
+
+	/* What was freed has left the disk only now; the second one writes its refcounts. */
+	if (rc == 0)
+		rc = qcow2_flush(image);
+	if (rc)
+		log_error("%s: metadata was lost: %s", image->file->path, strerror(-rc));
 	state_free(image->state);
 }
 
@@ -214,4 +252,8 @@ const struct image_driver image_driver_qcow2 = {
 	.close = qcow2_close,
 	.map = qcow2_map,
 	.read = qcow2_read,
+	.write = qcow2_write,
+	.zero = qcow2_zero,
+	.discard = qcow2_discard,
+	.flush = qcow2_flush,
 };

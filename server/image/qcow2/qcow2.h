@@ -16,6 +16,7 @@
 
 struct qcow2_cache;
 struct qcow2_decoder;
+struct qcow2_writer;
 
 struct qcow2 {
 	struct image *image;
@@ -31,13 +32,16 @@ struct qcow2 {
 	uint32_t l1_size;
 	struct qcow2_cache *cache;
 	struct qcow2_decoder *decoder;
-	_Atomic uint64_t data_end; /* the data file reached at least so far; what is behind reads
-				    * as zeroes */
-	uint8_t *first_cluster;    /* header and extensions */
+	struct qcow2_writer *writer; /* NULL: the image is read only */
+	_Atomic uint64_t data_end;   /* the data file reached at least so far; what is behind reads
+				      * as zeroes */
+	bool bitmaps_active;         /* some record writes, which we do not */
+	uint8_t *first_cluster;      /* header and extensions */
 	size_t first_cluster_length;
 	struct qcow2_extensions extensions;
 	uint8_t *snapshot_table;
-	size_t snapshot_table_length;
+	size_t snapshot_table_length; /* of the buffer */
+	size_t snapshot_table_used;
 	struct qcow2_snapshot *snapshots; /* header.snapshots of them */
 };
 

@@ -47,6 +47,7 @@ static int parse_all(struct qcow2 *q, struct error *err)
 		at = (size_t)min_of((uint64_t)at + (uint64_t)used,
 				    (uint64_t)q->snapshot_table_length);
 	}
+	q->snapshot_table_used = at;
 	return 0;
 }
 

@@ -1,0 +1,299 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""
+qcow2 images written through the server and by QEMU in turns: after each turn both read the same
+bytes as a model, and qemu-img check finds neither corruption nor a leak.
+"""
+
+import os
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "protocol"))
+
+from harness import MIB, Server, check, main, program  # noqa: E402
+from nbdraw import ENOTSUP, FAST_ZERO, FUA, NO_HOLE  # noqa: E402
+from qcow2disk import SCRATCH, Disk, check_same, parts_of, plain_row, title, tool  # noqa: E402
+
+WRITABLE = ("-t", "-e", "0", "-f", "qcow2")
+
+
+class Model:
+    """What the disk must read as."""
+
+    def __init__(self, disk):
+        self.disk = disk
+        self.bytes = bytearray(disk.content())
+        self.chance = random.Random(disk.row["cluster_size"] + title(disk.row))
+
+    def range(self):
+        cluster, size = self.disk.cluster, self.disk.size
+        length = self.chance.choice((1, 512, 4096, 65536, cluster // 2, cluster, 3 * cluster,
+                                     self.chance.randrange(1, 600000)))
+        length = max(1, min(length, size // 3))
+        offset = self.chance.randrange(0, size - length + 1)
+        if self.chance.random() < 0.6:
+            offset = offset // cluster * cluster
+        if self.chance.random() < 0.1:
+            offset = size - length
+        return offset, length
+
+    def step(self, client):
+        """One request, performed on both."""
+        offset, length = self.range()
+        kind = self.chance.choice(("write", "write", "write", "zero", "no hole", "fast", "trim",
+                                   "flush"))
+        flags = FUA if self.chance.random() < 0.1 else 0
+        if kind == "write":
+            data = self.chance.randbytes(min(length, 4096)) * (length // 4096 + 1)
+            request = client.write(offset, data[:length], flags)
+            self.bytes[offset:offset + length] = data[:length]
+        elif kind == "trim":
+            request = client.trim(offset, length, flags)
+            self.learn(client, offset, length)
+        elif kind == "flush":
+            request = client.flush()
+        else:
+            flags |= {"zero": 0, "no hole": NO_HOLE, "fast": FAST_ZERO}[kind]
+            request = client.zero(offset, length, flags)
+            if request.error == ENOTSUP and kind == "fast":
+                return
+            self.bytes[offset:offset + length] = bytes(length)
+        check(not request.error, f"{title(self.disk.row)}: {kind} {length}@{offset}: {request}")
+
+    def learn(self, client, offset, length):
+        """After a discard each byte is what it was, or zero."""
+        for start in range(offset, offset + length, MIB):
+            end = min(start + MIB, offset + length)
+            got = client.data(start, end - start)
+            old = self.bytes[start:end]
+            if got != old:
+                bad = next((i for i, (a, b) in enumerate(zip(got, old)) if a not in (0, b)), None)
+                check(bad is None, f"{title(self.disk.row)}: old data at {start + (bad or 0)}")
+                self.bytes[start:end] = got
+
+    def compare(self, got, who):
+        check_same(got, self.bytes, f"{title(self.disk.row)}: {who}")
+
+
+def turn(disk, model, steps):
+    """Ours: requests, then what QEMU finds in the file."""
+    with Server(image=disk.path, defaults=WRITABLE) as server:
+        client = server.client()
+        for _ in range(steps):
+            model.step(client)
+        model.compare(b"".join(client.data(at, min(MIB, disk.size - at))
+                               for at in range(0, disk.size, MIB)), "the server")
+        client.disc()
+    disk.check()
+    model.compare(disk.content(), "QEMU")
+
+
+def qemu_turn(disk, model):
+    disk.perform(disk.path, disk.random_writes(6, disk.size, disk.cluster,
+                                               disk.row["base"] == "compressed"))
+    model.bytes = bytearray(disk.content())
+
+
+def in_turns(disk):
+    """One row of the matrix."""
+    row = disk.row
+    before = disk.content("before") if row["snapshot"] else None
+    model = Model(disk)
+    turn(disk, model, 60)
+    qemu_turn(disk, model)
+    turn(disk, model, 40)
+    if before is not None:
+        check(disk.content("before") == before, f"{title(row)}: the snapshot changed")
+    if row["data_file"] == "raw":
+        with open(disk.path + ".data", "rb") as data:
+            model.compare(data.read(disk.size), "the raw data file")
+
+
+globals().update(parts_of(in_turns))
+
+
+def worker(server, number, turns, contents, failed):
+    """Writes its own quarter of each cluster; all of them write the same clusters."""
+    chance = random.Random(number)
+    client = server.client()
+    piece = 16384
+    for _ in range(turns):
+        cluster = chance.randrange(0, 64)
+        offset = cluster * 65536 + number * piece
+        kind = chance.choice(("write", "write", "write", "zero", "flush", "read"))
+        if kind == "write":
+            contents[offset] = chance.randbytes(piece)
+            request = client.write(offset, contents[offset])
+        elif kind == "zero":
+            contents[offset] = bytes(piece)
+            request = client.zero(offset, piece)
+        elif kind == "flush":
+            request = client.flush()
+        else:
+            request = client.read(offset, piece)
+            if request.data != contents.get(offset, request.data):
+                failed.append(f"client {number} reads others' bytes at {offset}")
+        if request.error:
+            failed.append(f"{kind} at {offset}: {request}")
+    client.disc()
+    contents["done"] = True
+
+
+def test_many_clients_in_one_cluster():
+    """Four clients allocate the same clusters at once; nobody loses a byte."""
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        disk = Disk(directory, plain_row(backing="qcow2", snapshot="yes"))
+        base = disk.content()
+        contents = [{} for _ in range(4)]
+        failed = []
+        with Server(image=disk.path, defaults=WRITABLE) as server:
+            threads = [threading.Thread(target=worker,
+                                        args=(server, n, 250, contents[n], failed))
+                       for n in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            check(not failed, f"{failed[:3]}")
+            check(all(own.pop("done", False) for own in contents), "a client has failed")
+        disk.check()
+        expected = bytearray(base)
+        for own in contents:
+            for offset, data in own.items():
+                expected[offset:offset + len(data)] = data
+        got = disk.content()
+        check_same(got, expected, "QEMU")
+
+
+def test_killed_while_writing():
+    """SIGKILL in the middle: what was flushed is there, at worst clusters leak."""
+    for round_ in range(6):
+        with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+            disk = Disk(directory, plain_row(cluster_size="4096", backing="long"), seed=round_)
+            expected = bytearray(disk.content())
+            with Server(image=disk.path, defaults=WRITABLE, ends=True) as server:
+                client = server.client()
+                for i in range(40):
+                    client.write(i * 65536 % disk.size // 4096 * 4096, bytes((i + 1,)) * 4096)
+                    at = i * 65536 % disk.size // 4096 * 4096
+                    expected[at:at + 4096] = bytes((i + 1,)) * 4096
+                check(not client.flush().error, "flush")
+                for i in range(20 * round_):
+                    client.write(disk.size - 4096 * (i + 2), b"x" * 4096)
+                server.kill()
+            done = subprocess.run(("qemu-img", "check", "-q", "-f", "qcow2", disk.path),
+                                  capture_output=True, text=True, check=False)
+            check(done.returncode in (0, 3), f"qemu-img check: {done.returncode} {done.stderr}")
+            got = disk.content()
+            end = disk.size - 4096 * 102
+            check_same(got[:end], expected[:end], "what was flushed")
+
+
+def test_dirty_image_is_repaired():
+    """Lazy refcounts and a writer that was killed: refcounts are made anew before the first write,
+    and nothing is written before it."""
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        path = os.path.join(directory, "disk.qcow2")
+        tool("qemu-img", "create", "-q", "-f", "qcow2", "-o",
+             "lazy_refcounts=on,cluster_size=4096", path, "64M")
+        tool("qemu-io", "-f", "qcow2", "-t", "writeback", "-c", "write -P 7 1M 20M", "-c", "flush",
+             "-c", "abort", path, status=None)
+        with open(path, "rb") as file:
+            before = file.read()
+        check(before[79] & 1, "QEMU did not leave a dirty image")
+        with Server(image=path, defaults=WRITABLE) as server:
+            client = server.client()
+            check(client.data(MIB, 4096) == b"\7" * 4096, "content")
+            client.flush()
+            with open(path, "rb") as file:
+                check(file.read() == before, "a dirty image was written before the first write")
+            check(not client.write(40 * MIB, b"z" * 65536).error, "write")
+        tool("qemu-img", "check", "-q", "-f", "qcow2", path)
+        out = tool("qemu-io", "-f", "qcow2", "-c", "read -P 7 1M 20M", "-c",
+                   "read -P 122 40M 64k", path)
+        check("failed" not in out, out)
+
+
+def test_autoclear_bits():
+    """Unknown autoclear bits go away with the first write, and not before."""
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        disk = Disk(directory, plain_row())
+        with open(disk.path, "r+b") as file:
+            file.seek(88)
+            file.write(struct.pack(">Q", 1 << 40))
+        for writes, left in ((False, 1 << 40), (True, 0)):
+            with Server(image=disk.path, defaults=WRITABLE) as server:
+                client = server.client()
+                client.data(0, 4096)
+                if writes:
+                    client.write(0, b"a" * 512)
+            with open(disk.path, "rb") as file:
+                file.seek(88)
+                check(struct.unpack(">Q", file.read(8))[0] == left, f"writes {writes}")
+
+
+def test_bitmaps_guard():
+    """An image whose dirty bitmaps record is not written; disabled ones are kept as they are."""
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        disk = Disk(directory, plain_row())
+        tool("qemu-img", "bitmap", "--add", disk.path, "b")
+        done = subprocess.run((program(), "-f", "qcow2", "--run", "true", disk.path),
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        check(done.returncode == 1 and "dirty bitmaps" in done.stderr, done.stderr)
+        done = subprocess.run((program(), "-f", "qcow2", "--auto-read-only", "--run", "true",
+                               disk.path), stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, check=False)
+        check(done.returncode == 0 and "exporting read-only" in done.stderr, done.stderr)
+        tool("qemu-img", "bitmap", "--disable", disk.path, "b")
+        model = Model(disk)
+        turn(disk, model, 40)
+        check('"bitmaps"' in tool("qemu-img", "info", "--output=json", disk.path), "bitmap is lost")
+
+
+def test_metadata_is_guarded():
+    """An entry that points guest data into metadata: EIO, the corrupt bit, no damage."""
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        path = os.path.join(directory, "disk.qcow2")
+        tool("qemu-img", "create", "-q", "-f", "qcow2", path, "8M")
+        tool("qemu-io", "-f", "qcow2", "-c", "write -P 5 0 128k", path)
+        with open(path, "rb") as file:
+            head = file.read(0x60000)
+        l1 = struct.unpack_from(">Q", head, 40)[0]
+        l2 = struct.unpack_from(">Q", head, l1)[0] & 0xfffffffffffe00
+        for target in (l1, l2, 0x10000, 0x20000):
+            with open(path, "wb") as file:
+                file.write(head)
+                file.seek(l2 + 8)
+                file.write(struct.pack(">Q", target | 1 << 63))
+            with Server(image=path, defaults=WRITABLE) as server:
+                client = server.client()
+                check(not client.write(0, b"a" * 4096).error, "the good cluster")
+                check(client.write(65536, b"b" * 4096).error == 5, f"{target:x} was overwritten")
+                check(client.write(0, b"c" * 4096).error == 5, "a corrupt image is written")
+                check(client.data(0, 4096) == b"a" * 4096, "reading goes on")
+                server.status = 1  # the last flush fails
+            with open(path, "rb") as file:
+                check(file.read(80)[79] == 2, "the corrupt bit")
+
+
+def test_locks():
+    """A writer keeps QEMU out, and QEMU us; a backing file may be shared by readers."""
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        disk = Disk(directory, plain_row(backing="qcow2"))
+        with Server(image=disk.path, defaults=WRITABLE):
+            for command in ("read 0 512", "write 0 512"):
+                tool("qemu-io", "-f", "qcow2", "-c", command, disk.path, status=1)
+            tool("qemu-io", "-f", "qcow2", "-c", "write 0 512", disk.base, status=1)
+            tool("qemu-io", "-r", "-f", "qcow2", "-c", "read 0 512", disk.base)
+        with Server("-r", image=disk.path, defaults=WRITABLE):
+            tool("qemu-io", "-r", "-f", "qcow2", "-c", "read 0 512", disk.path)
+            tool("qemu-io", "-f", "qcow2", "-c", "write 0 512", disk.path, status=1)
+
+
+if __name__ == "__main__":
+    main(globals())
