@@ -232,7 +232,8 @@ static void put_history(const struct view *view, int kind)
 	static const char marks[] = " .:-=+*#%";
 	const struct top_history *history = view->history;
 	unsigned int width = view->look->columns > 40 ? view->look->columns - 32 : 8;
-	size_t shown = min_of(min_of(history->count, (size_t)TOP_HISTORY), (size_t)width);
+	size_t kept = min_of(history->count, (size_t)TOP_HISTORY);
+	size_t shown = min_of(kept, (size_t)width);
 	char peak[CELL_MAX];
 
 	fprintf(view->out, "  %s%-6s ", style(view, kind_styles[kind]), kind_names[kind]);
@@ -273,18 +274,22 @@ static void put_table_head(const struct view *view)
 		"REQ/S", "MB/S", "DEPTH", "P50", "P99", "MAX", "ERRORS", style(view, PLAIN));
 }
 
+/* A server may tell any number. */
+static uint64_t whole(double number)
+{
+	return number < 1e18 ? (uint64_t)number : UINT64_C(1000000000000000000);
+}
+
 static void remember(const struct view *view, const struct top_numbers *change)
 {
 	struct top_history *history = view->history;
+	size_t place = history->count++ % TOP_HISTORY;
 
 	for (int kind = 0; kind < TOP_KINDS; kind++)
 		history->peak[kind] = max_of(history->peak[kind],
-					     (uint64_t)weight(view, &change->counts[kind], kind));
-	history->rates[TOP_READ][history->count % TOP_HISTORY] =
-		(uint64_t)per_second(view, change->counts[TOP_READ].bytes);
-	history->rates[TOP_WRITE][history->count % TOP_HISTORY] =
-		(uint64_t)per_second(view, change->counts[TOP_WRITE].bytes);
-	history->count++;
+					     whole(weight(view, &change->counts[kind], kind)));
+	for (int kind = TOP_READ; kind <= TOP_WRITE; kind++)
+		history->rates[kind][place] = whole(weight(view, &change->counts[kind], kind));
 }
 
 /* ---- Its clients ---- */
@@ -332,7 +337,9 @@ static int client_name_width(const struct view *view)
 {
 	int others = 60 + (shows_median(view) ? 8 : 0) + (shows_misses(view) ? 8 : 0);
 
-	return min_of(max_of((int)view->look->columns - others, 12), 32);
+	int left = (int)view->look->columns - others;
+
+	return left < 12 ? 12 : min_of(left, 32);
 }
 
 static void put_client(const struct view *view, const struct client_row *row)

@@ -4,6 +4,7 @@
 
 tests/fuzz/make-seeds.py [DIRECTORY]    writes DIRECTORY/TARGET/NAME; default: beside this file
 """
+import json
 import os
 import struct
 import sys
@@ -309,10 +310,37 @@ def kernel_seeds():
     yield "device-number", b"0001048576"
 
 
+def top_sample(clock, scale, **more):
+    latency = {"sum_ns": 9 * scale, "max_ns": 5 * scale, "p50_ns": 1,
+               "buckets": [[1024, scale], [5120, 2], [None, 1]]}
+    numbers = {"commands": {name: {"requests": scale, "bytes": scale * 512, "errors": scale // 9}
+                            for name in ("read", "write", "flush", "trim", "unknown")},
+               "cache_misses": scale // 2, "jobs": 2, "buffer_bytes": 8192,
+               "latency": {name: latency for name in ("read", "write", "flush", "other")}}
+    client = {"id": 3, "address": "[::1]:5", "pid": None, **numbers}
+    export = {"name": "n\u00e9", "file": "/f", "image_format": "raw", "size": 1 << 30,
+              "read_only": True, "connections": 2, "connections_total": 9, **numbers,
+              "clients": [client, {**client, "id": 4, "address": None, "pid": 2147483647}]}
+    return json.dumps({"pid": 7, "clock_ns": clock, "uptime_ns": 3 * clock, "listening": ["/s"],
+                       "exports": [export], **more}).encode()
+
+
+def top_seeds():
+    two = top_sample(10 ** 9, 10) + b"\0" + top_sample(2 * 10 ** 9, 10 ** 6)
+    for look in range(8):
+        yield f"two-{look}", bytes([60 + 10 * look, look | 24 << 3 & 0xf8]) + two
+    yield "one", b"\x78\xff" + top_sample(5, 0)
+    yield "huge", b"\x50\xff" + top_sample(5, 0) + b"\0" + top_sample(6, 2 ** 60)
+    yield "empty", b"\x50\x07{\"clock_ns\":1,\"exports\":[{}]}"
+    yield "names", b"\x50\x07" + top_sample(
+        5, 1, listening=["\x1b[2J", "\u202e", 7], exports=[{"name": "\x9b", "clients": [7, {}]}])
+
+
 TARGETS = {
     "handshake": handshake_seeds, "connection": connection_seeds,
     "client-handshake": client_seeds, "uri": uri_seeds, "nbdtab": nbdtab_seeds,
     "size": size_seeds, "options": options_seeds, "json": json_seeds, "kernel": kernel_seeds,
+    "top": top_seeds,
 }
 
 
