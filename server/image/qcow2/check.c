@@ -82,6 +82,11 @@ static int count_l1_entry(struct counting *counting, uint64_t entry)
 	}
 	if (!table)
 		return 0;
+	/* No table is named twice by one L1 table, or there would be no end of it. */
+	if (++counting->tables > counting->clusters) {
+		counting->result->corruptions++;
+		return 0;
+	}
 	count_range(counting, table, counting->q->cluster_size);
 	return count_l2(counting, table);
 }
@@ -101,12 +106,19 @@ static int count_active(struct counting *counting)
 static int each_word(struct counting *counting, uint64_t offset, uint64_t words,
 		     int (*each)(struct counting *, uint64_t))
 {
-	AUTO_FREE uint8_t *bytes = malloc(words * 8 + 1);
+	AUTO_FREE uint8_t *bytes = NULL;
 	int rc;
 
+	/* A table that the file does not hold says nothing; reading it would only take time. */
+	if (offset + words * 8 > counting->clusters << counting->q->cluster_bits) {
+		counting->result->corruptions++;
+		return 0;
+	}
+	count_range(counting, offset, words * 8);
+	bytes = malloc(words * 8 + 1);
 	if (!bytes)
 		return -ENOMEM;
-	count_range(counting, offset, words * 8);
+	counting->tables = 0;
 	rc = hostfile_read(counting->q->file, bytes, words * 8, offset);
 	if (rc == -ENODATA)
 		rc = 0;

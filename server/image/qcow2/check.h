@@ -12,6 +12,7 @@ struct counting {
 	struct qcow2_check *result;
 	uint32_t *counts;  /* references to each host cluster */
 	uint64_t clusters; /* of the file */
+	uint64_t tables;   /* L2 tables met below one L1 table */
 };
 
 /* Sets a refcount, and makes its block where there is none. */

@@ -12,6 +12,10 @@
 #include "common/size.h"
 #include "writer.h"
 
+/* Refcounts that one search looks at: those of 4 TiB in clusters of 64 KiB. A broken image may
+ * count for ever. */
+#define SEARCH_MAX (UINT64_C(1) << 26)
+
 int qcow2_refcounts_load(struct qcow2 *q, struct error *err)
 {
 	struct qcow2_writer *w = q->writer;
@@ -243,7 +247,7 @@ static int find_free(struct qcow2 *q, uint64_t *cluster)
 	uint64_t per_block = qcow2_block_refcounts(&q->header), value;
 	int rc;
 
-	for (;; w->next_free++) {
+	for (uint64_t steps = 0; steps < SEARCH_MAX; steps++, w->next_free++) {
 		uint64_t index = w->next_free / per_block;
 
 		if (index >= w->reftable_size) {
@@ -265,6 +269,7 @@ static int find_free(struct qcow2 *q, uint64_t *cluster)
 			return 0;
 		}
 	}
+	return -ENOSPC; /* for now: the next search goes on from here */
 }
 
 /* How many clusters from first on are free, up to wanted. */
