@@ -124,7 +124,7 @@ void connection_kill(struct connection *connection, const char *why)
 
 bool connection_has_room(const struct connection *connection)
 {
-	return connection->jobs < CONNECTION_JOBS_MAX &&
+	return connection->jobs < CONNECTION_JOBS_MAX && connection->answers < STATUS_JOBS_MAX &&
 	       connection->buffers < CONNECTION_BUFFERS_MAX && !connection->issue.pending;
 }
 
@@ -134,10 +134,10 @@ bool connection_has_room(const struct connection *connection)
 struct input {
 	uint8_t *bytes;
 	size_t begin, end;
-	unsigned int turns;
-	bool within;   /* the peer is silent in the middle of a request */
-	bool blocked;  /* limits were reached: what is buffered must wait */
-	bool yielding; /* others wait for a thread: take nothing new, end when jobs are back */
+	uint64_t began; /* of this service */
+	bool within;    /* the peer is silent in the middle of a request */
+	bool blocked;   /* limits were reached: what is buffered must wait */
+	bool yielding;  /* others wait for a thread: take nothing new, end when jobs are back */
 };
 
 /* One receive that does not wait: bytes, -EAGAIN, 0 at the end of the stream, -errno. */
@@ -309,7 +309,7 @@ static bool serve_turn(struct connection *connection, struct input *input)
 {
 	bool wanted = engine_wanted(connection->thread->engine);
 
-	if (wanted && ++input->turns > SLICE_TURNS)
+	if (wanted && clock_now() - input->began > SLICE)
 		input->yielding = true;
 	collect_jobs(connection);
 	take_input(connection, input);
@@ -343,7 +343,7 @@ static bool keep_rest(struct connection *connection, const struct input *input)
 enum connection_outcome connection_serve(struct connection *connection,
 					 struct engine_thread *thread)
 {
-	struct input input = {.bytes = thread->receive};
+	struct input input = {.bytes = thread->receive, .began = clock_now()};
 
 	connection->thread = thread;
 	thread->send.used = 0;

@@ -10,6 +10,7 @@
 #define HAWSER_SERVER_CONNECTION_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/queue.h>
@@ -95,13 +96,14 @@ struct connection {
 	struct engine_thread *thread;
 	struct payload payload;
 	struct issue issue;
+	unsigned int answers;    /* of them, that make a block status answer in memory */
 	unsigned int jobs;       /* with the workers */
 	uint64_t buffers;        /* bytes of their buffers */
 	unsigned int wary_reads; /* so many reads ask the page cache first: there was a miss */
 	uint64_t inline_after;   /* writes go to workers until then: the page cache was slow */
 	bool disconnecting;      /* DISC or end of stream: answer what is pending, then end */
 	bool last_call;          /* the server drains: end when nothing more is to be received */
-	bool dead;               /* nothing can be sent any more */
+	atomic_bool dead;        /* nothing can be sent any more; workers look, too */
 
 	/* Jobs that no worker has begun; the worker pool's, under its lock. */
 	TAILQ_ENTRY(connection) ready;

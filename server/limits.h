@@ -29,15 +29,16 @@ enum {
 	PROCESS_BUFFERS_MAX = 128 << 20,
 	/* Requests of one connection that are with the workers. */
 	CONNECTION_JOBS_MAX = 256,
-	/* Threads that serve busy connections; more connections take turns of so many batches. */
+	/* Threads that serve busy connections; more connections take turns. */
 	ENGINE_THREADS_MAX = 64,
-	SLICE_TURNS = 32,
 	/* Threads beyond those, in place of threads that wait for a slow reader. */
 	ENGINE_BLOCKED_MAX = 256,
 	/* Threads for operations that block. */
 	WORKER_THREADS_MAX = 16,
 	/* Clients in negotiation; the oldest goes when a new one comes. */
 	NEGOTIATING_MAX = 256,
+	/* Block status answers of one connection that are being made: half a MiB each. */
+	STATUS_JOBS_MAX = 8,
 	/* Extents of one block status answer. */
 	STATUS_EXTENTS_MAX = 32768,
 };
@@ -51,6 +52,8 @@ enum {
 #define SEND_STALL_LIMIT_WANTED (5 * CLOCK_SECOND)
 /* A connection without requests gives its thread back. */
 #define PARK_AFTER (50 * CLOCK_MILLISECOND)
+/* How long a connection may keep its thread when others wait for one. */
+#define SLICE (20 * CLOCK_MILLISECOND)
 /* At shutdown, requests that were received are finished for this long. */
 #define DRAIN_LIMIT (10 * CLOCK_SECOND)
 /* An idle engine or worker thread ends. */

@@ -19,6 +19,9 @@
 /* A Unix socket's default buffer holds three pieces of 64 KiB: too few to keep both sides busy. */
 enum { UNIX_SEND_BUFFER = 2 << 20 };
 
+/* Receives of one connection in one event of the main loop. */
+enum { ROUNDS_MAX = 16 };
+
 static void tune_socket(int fd)
 {
 	int one = 1, size = UNIX_SEND_BUFFER, domain = 0;
@@ -140,6 +143,7 @@ static bool may_receive(const struct connection *connection)
 enum negotiation connection_negotiate(struct connection *connection, uint8_t *scratch)
 {
 	enum negotiation outcome;
+	unsigned int rounds = 0;
 	bool held_back;
 	ssize_t got;
 
@@ -160,6 +164,8 @@ enum negotiation connection_negotiate(struct connection *connection, uint8_t *sc
 		outcome = outcome_of(connection);
 		/* Options that waited for answers to leave will not be announced by the socket. */
 		held_back = held_back && connection->out.used <= HANDSHAKE_OUTPUT_MAX;
-	} while (outcome == NEGOTIATION_GOES_ON && (got > 0 || held_back));
+		/* The others of the main loop want their turn; what is left makes another event. */
+	} while (outcome == NEGOTIATION_GOES_ON &&
+		 (held_back || (got > 0 && ++rounds < ROUNDS_MAX)));
 	return outcome;
 }

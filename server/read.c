@@ -105,6 +105,7 @@ static void issue_pieces(struct connection *connection)
 		if (!job)
 			return;
 		job->run = run_read;
+		job->answers_only = true;
 		job->done = done_piece;
 		job->pending = issue->pending;
 		job->offset = issue->position;
@@ -288,6 +289,7 @@ static void issue_whole(struct connection *connection, struct pending *pending)
 		return;
 	}
 	job->run = fits ? run_read : run_verify;
+	job->answers_only = true;
 	job->done = fits ? done_whole : done_verify;
 	job->pending = pending;
 	job->offset = request->offset;

@@ -221,6 +221,25 @@ static void run_cache(struct job *job)
 	job->result = export_prefetch(job->connection->export_, job->offset, job->length);
 }
 
+/* Zeroing can mean writing, for hours: it ends when the client has gone. */
+#define ZERO_STEP (UINT64_C(1) << 30)
+
+static void zero_in_steps(struct job *job, unsigned int flags)
+{
+	uint64_t done = 0;
+
+	while (done < job->length && job->result == 0) {
+		uint64_t step = min_of(job->length - done, ZERO_STEP);
+
+		job->result =
+			export_zero(job->connection->export_, job->offset + done, step, flags);
+		done += step;
+		if (done < job->length && job->connection->dead)
+			job->result = -ECANCELED;
+		flags &= ~(unsigned int)ZERO_FAST; /* the host could; it will not change its mind */
+	}
+}
+
 static void run_zero(struct job *job)
 {
 	unsigned int flags = 0;
@@ -229,7 +248,7 @@ static void run_zero(struct job *job)
 		flags |= ZERO_MAY_UNMAP;
 	if (job->flags & NBD_CMD_FLAG_FAST_ZERO)
 		flags |= ZERO_FAST;
-	job->result = export_zero(job->connection->export_, job->offset, job->length, flags);
+	zero_in_steps(job, flags);
 	flush_for_fua(job);
 }
 

@@ -108,6 +108,7 @@ static void done_answer(struct job *job)
 {
 	const struct nbd_request *request = &job->pending->request;
 
+	job->connection->answers--;
 	if (job->result)
 		reply_status(job->connection, request, job->result);
 	else
@@ -134,10 +135,12 @@ void status_begin(struct connection *connection, const struct nbd_request *reque
 	}
 	job->pending = pending;
 	job->run = run_status;
+	job->answers_only = true;
 	job->done = done_answer;
 	job->offset = request->offset;
 	job->length = request->length;
 	job->flags = request->flags;
+	connection->answers++;
 	connection_job_submit(connection, job);
 }
 

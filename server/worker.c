@@ -75,7 +75,11 @@ static void *worker_main(void *argument)
 		struct job *job = take_job(pool);
 
 		pthread_mutex_unlock(&pool->lock);
-		job->run(job);
+		/* What a client that has gone wrote is written; nobody wants what it asked for. */
+		if (job->answers_only && job->connection->dead)
+			job->result = -ECANCELED;
+		else
+			job->run(job);
 		connection_job_done(job);
 		pthread_mutex_lock(&pool->lock);
 	}

@@ -166,19 +166,30 @@ int hostfile_sparse(const struct hostfile *file, bool *sparse)
 	return 0;
 }
 
+/* Where RWF_NOWAIT is not known (tmpfs), what is in memory does not block either. */
+static ssize_t read_resident(struct hostfile *file, void *buffer, size_t length, uint64_t offset)
+{
+	ssize_t got;
+
+	if (hostfile_residency(file, offset, length) != HOSTFILE_RESIDENT)
+		return -EAGAIN;
+	got = pread(file->fd, buffer, length, (off_t)offset);
+	return got < 0 ? -errno : got;
+}
+
 ssize_t hostfile_read_nowait(struct hostfile *file, void *buffer, size_t length, uint64_t offset)
 {
 	struct iovec iov = {.iov_base = buffer, .iov_len = length};
 	ssize_t got;
 
 	if (!atomic_load_explicit(&file->nowait_read, memory_order_relaxed))
-		return -EAGAIN;
+		return read_resident(file, buffer, length, offset);
 	got = preadv2(file->fd, &iov, 1, (off_t)offset, RWF_NOWAIT);
 	if (got >= 0)
 		return got;
 	if (errno == EOPNOTSUPP || errno == ENOSYS) {
 		atomic_store_explicit(&file->nowait_read, false, memory_order_relaxed);
-		return -EAGAIN;
+		return read_resident(file, buffer, length, offset);
 	}
 	return -errno;
 }

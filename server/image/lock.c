@@ -74,8 +74,8 @@ int lock_acquire(struct hostfile *file, unsigned int used, unsigned int unshared
 		return refuse(file, "", 0, err);
 	if (rc) {
 		drop_all(file);
-		log_info("%s: this file system has no locks, other writers are not noticed",
-			 file->path);
+		log_warning("%s: this file system has no locks, other writers are not noticed",
+			    file->path);
 		return 0;
 	}
 	blocked = find_conflict(file, BYTE_UNSHARED, used);
