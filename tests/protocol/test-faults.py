@@ -7,9 +7,10 @@ shrinks under the server. The shim (fault.c) sits between the server and the fil
 
 import os
 import resource
+import time
 
 from harness import ALLOCATION, MIB, Server, check, content_of, main
-from nbdraw import EINVAL, EIO, ENOSPC, FUA, NO_HOLE, OFFSET_DATA, READ, Dropped
+from nbdraw import EINVAL, EIO, ENOSPC, FLUSH, FUA, NO_HOLE, OFFSET_DATA, READ, Dropped
 
 HOST_EIO, HOST_EAGAIN, HOST_EFBIG, HOST_ENOSPC, HOST_EOPNOTSUPP, HOST_EDQUOT = (
     5, 11, 27, 28, 95, 122)
@@ -116,6 +117,34 @@ def test_cold_cache():
                 check(client.data(1, MIB - 1) == whole[1:], "large read")
 
 
+def test_cold_pieces():
+    """S77 S79: reads of many pieces that all come from workers, and simple ones that are too
+    large for a buffer."""
+    size = 12 * MIB + 100
+    whole = content_of(size, 3)
+    with Server("--cache=none", size=size, content=whole) as server:
+        for client in server.each():
+            for offset, length in ((0, 2 * MIB), (1, 3 * MIB), (777, 5 * MIB), (0, 9 * MIB),
+                                   (MIB + 1, 11 * MIB), (size - 4200000, 4200000)):
+                check(client.data(offset, length) == whole[offset:offset + length],
+                      f"{length}@{offset}, {client.mode}")
+
+
+def test_read_error_large_cold():
+    """S76 S82: an error far inside a large cold read is told as an error in every form: the reply
+    to a simple one has not begun before all of it was read."""
+    low, high = 6 * MIB, 6 * MIB + 4096
+    with Server("--cache=none", size=12 * MIB, fault=True) as server:
+        server.faults.set(f"read {HOST_EIO} {low} {high}")
+        for client in server.each():
+            for offset, length in ((0, 9 * MIB), (5 * MIB, 3 * MIB), (low + 1, 5 * MIB)):
+                request = client.read(offset, length)
+                check(request.error == EIO, f"{request}")
+                check(all(low - MIB < at < high for _, _, _, at in request.error_chunks
+                          if at is not None), f"offset of {request.error_chunks}")
+            client.in_sync()
+
+
 def test_write_errors():
     """S69: errors of write: EIO stays EIO; ENOSPC, EFBIG and EDQUOT are ENOSPC."""
     with Server(fault=True) as server:
@@ -199,6 +228,24 @@ def test_failed_fua_is_never_forgotten():
         check(client.flush().error == EIO, "flush")
         check(server.client("simple").flush().error == EIO, "flush of a new client")
         check(client.write(0, b"a" * 4096, FUA).error == EIO, "FUA write again")
+
+
+def test_flush_beside_a_failing_one():
+    """S87: a FLUSH whose own sync succeeds is an error when another's fails meanwhile: the kernel
+    tells of a lost page once, and it may have been a page that this FLUSH is about."""
+    with Server(fault=True, status=1) as server:
+        failing, other = server.client(), server.client()
+        check(not other.write(0, b"a" * 4096).error, "write")
+        server.faults.set("sync delay:1000", f"sync {HOST_EIO}")
+        first = failing.request(FLUSH)
+        time.sleep(0.3)
+        server.faults.set("sync delay:2000")
+        second = other.request(FLUSH)
+        time.sleep(0.3)
+        server.faults.clear()
+        check(failing.wait(first).error == EIO, "the flush that fails")
+        check(not second.done, "the test was too slow")
+        check(other.wait(second).error == EIO, "the flush beside it")
 
 
 def test_failed_sync_without_room():

@@ -10,9 +10,11 @@ import os
 import random
 import socket
 import struct
+import threading
 import time
 
-from harness import ALLOCATION, MIB, Server, background, check, content_of, dropped, main, until
+from harness import (ALLOCATION, MIB, Server, Skip, background, check, content_of, dropped, main,
+                     until)
 from nbdraw import (CACHE, ERR, IHAVEOPT, OPT_ABORT, OPT_EXPORT_NAME, OPT_GO, OPT_INFO, OPT_LIST,
                     OPT_LIST_META, OPT_SET_META, OPT_STARTTLS, OPT_STRUCTURED_REPLY, READ, WRITE,
                     Client, Dropped, Violation, info_data, meta_data)
@@ -343,6 +345,65 @@ def test_stop_in_payload():
         last = server.client()
         last.send(last.prepare(WRITE, 0, 2 * MIB)[1] + b"\xee" * MIB)
         server.good()
+
+
+def test_stalled_payload_ends():
+    """S84: clients that stop in the middle of a request or its payload are dropped after half a
+    minute, and idle ones are not."""
+    if os.environ.get("SANITIZER", "plain") != "plain":
+        raise Skip("nothing but waiting: once is enough")
+    with Server(size=4 * MIB) as server:
+        idle = server.client()
+        stalled = []
+        for sent in (1, 27, 28, 29, 28 + MIB):
+            client = server.client()
+            header = client.prepare(WRITE, 0, 2 * MIB)[1]
+            client.send((header + bytes(2 * MIB))[:sent])
+            stalled.append(client)
+        started = time.monotonic()
+        for client in stalled:
+            client.sock.settimeout(60)
+            client.expect_drop("S84")
+        check(time.monotonic() > started + 20, "dropped too early")
+        idle.in_sync()
+
+
+def test_slow_disk_bounds_memory():
+    """S72: clients that send far more than a slow disk takes wait; memory does not grow."""
+    limit = 200 if os.environ.get("SANITIZER", "plain") == "plain" else 900
+    payload = content_of(4 * MIB)
+    with Server(size=32 * MIB, fault=True) as server:
+        server.faults.set("write delay:100")
+        clients = [server.client() for _ in range(4)]
+        most = 0
+
+        def push(client):
+            client.pipeline([client.prepare(WRITE, 1 + n % 7 * 4 * MIB, 4 * MIB, 0, payload)[1]
+                             for n in range(24)])
+        threads = [threading.Thread(target=push, args=(client,), daemon=True)
+                   for client in clients]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            most = max(most, status_of(server, "RssAnon"))
+            time.sleep(0.02)
+        check(most < limit * 1024, f"{most} KiB")
+        for client in clients:
+            client.in_sync()
+
+
+def test_bytes_of_the_dead():
+    """S72: clients that go in the middle of a large reply leave nothing in what the next client
+    gets."""
+    with Server(size=8 * MIB) as server:
+        whole = content_of(8 * MIB)
+        for n in range(20):
+            client = server.client("simple")
+            client.request(READ, n * 4096, 6 * MIB)
+            client.receive(16 + n)
+            client.close()
+            with server.client("simple" if n % 2 else "structured") as other:
+                check(other.data(MIB, 2 * MIB) == whole[MIB:3 * MIB], "bytes of another reply")
 
 
 def test_gone_with_requests_in_flight():

@@ -205,6 +205,41 @@ def test_drain_syncs():
         check("write" in names and "sync" in names[names.index("write"):], f"{names}")
 
 
+def test_drain_serves_what_was_sent():
+    """S71: a client that was idle and had sent a request when the signal came is answered."""
+    with Server(ends=True) as server:
+        clients = [server.client(mode) for mode in server.modes()]
+        for client in clients:
+            client.in_sync()
+        time.sleep(0.3)  # idle ones are parked
+        server.process.send_signal(signal.SIGSTOP)
+        server.process.send_signal(signal.SIGTERM)
+        requests = [client.request(WRITE, n * 4096, 4096, payload=content_of(4096, n))
+                    for n, client in enumerate(clients)]
+        server.process.send_signal(signal.SIGCONT)
+        for n, (client, request) in enumerate(zip(clients, requests)):
+            check(not client.wait(request).error, f"{request}")
+            check(server.bytes(n * 4096, 4096) == content_of(4096, n), "lost write")
+            client.expect_drop("S71")
+        check_ended(server)
+
+
+def test_drain_ends_the_busy():
+    """S71: a client that never stops asking does not keep the server from ending."""
+    with Server(ends=True) as server:
+        client = server.client()
+        client.in_sync()
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+
+        def ask():
+            while time.monotonic() < started + 60:
+                client.data(0, 4096)
+        check(dropped(ask), "the client is served for a minute")
+        check(time.monotonic() < started + 8, "it took until the limit")
+        check_ended(server)
+
+
 def test_options_during_shutdown():
     """S10: while it shuts down, options get ERR_SHUTDOWN or the connection ends; GO never
     succeeds."""

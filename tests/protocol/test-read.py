@@ -113,6 +113,21 @@ def test_df():
             client.disc()
 
 
+def test_df_cold():
+    """S83: with DF one content chunk also where nothing is in the page cache."""
+    pieces = [(n * 65536, 20000) for n in range(0, 128, 2)]
+    with Server("--cache=none", size=8 * MIB, content="") as server:
+        image = sparse(server.image, pieces, 8 * MIB)
+        for mode in server.modes()[1:]:
+            client = server.client(mode)
+            for offset, length in ((0, 65536), (511, 65536), (1, 300001), (65536, 4 * MIB)):
+                request = client.read(offset, length, DF)
+                check(not request.error, f"{request}")
+                check(request.data == image[offset:offset + length], f"DF {length}@{offset}")
+            client.in_sync()
+            client.disc()
+
+
 def test_df_without_structured():
     """S67 S83: DF without structured replies is an unknown flag."""
     with Server() as server:
@@ -145,6 +160,34 @@ def test_fua_read():
     with Server() as server:
         for client in server.each():
             check(client.data(100, 5000, FUA) == content_of(MIB)[100:5100], "data")
+
+
+def test_holes_sent_after_trim():
+    """S79: what was data when it was read first, and was trimmed then, travels as a hole."""
+    with Server(size=8 * MIB) as server:
+        client = server.client("structured")
+        check(client.data(0, 4 * MIB) == content_of(4 * MIB), "before")
+        for act in (client.trim, client.zero):
+            check(not act(MIB, 2 * MIB).error, "trim")
+            request = client.read(MIB, 2 * MIB)
+            holes = sum(size for kind, _, size in request.chunks if kind == OFFSET_HOLE)
+            check(holes == 2 * MIB, f"{holes} bytes of holes in {request}")
+            check(not any(request.data), "content of the hole")
+            check(not client.write(MIB, content_of(2 * MIB)).error, "write")
+        client.disc()
+
+
+def test_large_in_memory():
+    """S77: large reads from the page cache, at any offset, over each kind of socket."""
+    size = 9 * MIB + 333
+    whole = content_of(size, 5)
+    for tcp in (False, True):
+        with Server(size=size, content=whole, tcp=tcp) as server:
+            for client in server.each():
+                for offset, length in ((0, 33000), (0, 8 * MIB), (1, 5 * MIB), (4095, 40000),
+                                       (MIB - 1, 2 * MIB + 2), (5, size - 5), (size - 70000, 70000)):
+                    check(client.data(offset, length) == whole[offset:offset + length],
+                          f"{length}@{offset}, TCP {tcp}")
 
 
 def test_unwritten_extents():

@@ -54,6 +54,19 @@ def test_one_answer_each():
             client.in_sync()
 
 
+def test_more_requests_than_jobs():
+    """S69: many more slow requests than the server takes at once: the rest waits in the socket, none
+    is refused."""
+    with Server(fault=True) as server:
+        server.faults.set("sync delay:5")
+        for client in server.each():
+            requests = [client.prepare(FLUSH) for _ in range(700)]
+            client.pipeline([blob for _, blob in requests])
+            for request, _ in requests:
+                check(not request.error, f"{request}")
+            client.in_sync()
+
+
 def test_pipelined_data():
     """S64: 500 writes in one go, then 500 reads in one go: each its own data."""
     count, size = 500, 4096

@@ -6,7 +6,7 @@ import random
 import struct
 
 from harness import MIB, Server, check, content_of, main
-from nbdraw import (DISC, ENOSPC, EINVAL, FLUSH, FUA, READ, REQUEST, TRIM, WRITE, WRITE_ZEROES)
+from nbdraw import (DISC, ENOSPC, EPERM, EINVAL, FLUSH, FUA, READ, REQUEST, TRIM, WRITE, WRITE_ZEROES)
 
 
 def test_write_then_read():
@@ -125,6 +125,26 @@ def test_no_sync_without_need():
         done = server.faults.operations()
         check(any(op[0] in CHANGES for op in done), "no write in the log")
         check(not any(op[0] in ("sync", "dsync") for op in done), "sync without FUA or FLUSH")
+
+
+def test_probed_header_is_guarded():
+    """Where the format was guessed, no client can write the magic number of another format, not
+    even byte by byte; all else is written, and with -f raw that, too."""
+    with Server(defaults=("-t", "-e", "0"), size=MIB, content="") as server:
+        for client in server.each():
+            check(client.write(0, b"QFI\xfb" + bytes(508)).error == EPERM, "magic")
+            check(client.write(0, b"QFI\xfb" + bytes(MIB - 4)).error == EPERM, "magic at its start")
+            check(not client.write(1, b"FI").error, "a part")
+            check(not client.write(3, b"\xfb").error, "another part")
+            check(client.write(0, b"Q").error == EPERM, "the last part")
+            check(not client.write(0, b"q").error, "another byte")
+            check(not client.write(512, content_of(4096)).error, "behind the header")
+            check(client.data(0, 4) == b"qFI\xfb", "header")
+            check(not client.zero(0, MIB).error, "zeroes")
+    with Server(size=MIB, content="") as server:
+        client = server.client()
+        check(not client.write(0, b"QFI\xfb").error, "magic with -f raw")
+        client.disc()
 
 
 def test_flush_with_range():

@@ -163,6 +163,7 @@ START_TEST(test_go_leaves_the_next_byte)
 }
 END_TEST
 
+/* EXPORT_NAME only where GO is unknown (C4), and its zeroes are taken (C5). */
 START_TEST(test_old_server_by_export_name)
 {
 	uint8_t answer[10 + 124 + 1] = {0}, data[8192];
