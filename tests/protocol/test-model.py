@@ -1,167 +1,213 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """
-Random operations, pipelined on several connections, against a model in memory. The storage is
-quick, cold, slow or stingy in turn. The seed is printed with a failure; SEED=N repeats it.
+Random operations, pipelined on several connections, against a model in memory, on each kind of
+storage: quick, cold, slow, stingy, full. The seed is printed with a failure; SEED=N repeats it.
 """
 
+import contextlib
+import dataclasses
 import os
 import random
 
-from harness import ALLOCATION, MIB, Server, check, main
-from nbdraw import (BLOCK_STATUS, CACHE, FAST_ZERO, FLUSH, FUA, NO_HOLE, READ, TRIM, WRITE,
-                    WRITE_ZEROES)
+from harness import ALLOCATION, MIB, Server, check, content_of, main
+from nbdraw import ENOSPC
+from places import file_in_memory, file_on_disk, full_ext4, full_tmpfs, loop_device
+from player import SPAN, Crowd, Player
 
 SEED = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
-SPAN = 512 * 1024  # of each connection's own part of the image
-SLOT = 16384  # operations of one batch each have a slot, so that their order does not matter
+PLAYERS = 4
+SIZE = PLAYERS * SPAN
+AREA = 12 * 1024
+SLOW = ("nowait 11", "read delay:3 0 200000", "write delay:2 700000 900000", "allocate delay:2",
+        "sync delay:5")
+STINGY = ("read short", "nowait short", "write short", "allocate 95")
 
 
-class Player:
-    """One connection, its part of the image, and what must be there."""
-
-    def __init__(self, client, start, content, seed):
-        self.client = client
-        self.start = start
-        self.model = bytearray(content)
-        self.rng = random.Random(seed)
-        self.trimmed = set()  # slots of which each byte may be old or zero
-
-    def prepare(self, slot):
-        """One operation inside a slot: (request, bytes, what to do when it is answered)."""
-        rng = self.rng
-        low = rng.randrange(SLOT)
-        length = rng.randrange(1, SLOT - low + 1)
-        if rng.random() < 0.5:
-            low, length = 0, rng.choice((512, 4096, SLOT))
-        at = slot * SLOT + low
-        choices = [READ, READ, WRITE, WRITE, WRITE_ZEROES, TRIM, CACHE, FLUSH]
-        choices += [BLOCK_STATUS] * bool(self.client.contexts)
-        command = rng.choice(choices)
-        flags = FUA if rng.random() < 0.1 else 0
-        payload = b""
-        if command == WRITE:
-            payload = rng.randbytes(length)
-        if command == WRITE_ZEROES:
-            flags |= rng.choice((0, NO_HOLE, FAST_ZERO))
-        offset = self.start + at
-        if command == FLUSH:
-            offset = length = 0
-        request, blob = self.client.prepare(command, offset, length, flags, payload)
-        return request, blob, (slot, at, length, payload)
-
-    def batch(self):
-        """Prepares operations for half of the slots; returns the bytes to send."""
-        slots = self.rng.sample(range(SPAN // SLOT), SPAN // SLOT // 2)
-        self.sent = [self.prepare(slot) for slot in slots]
-        return [blob for _, blob, _ in self.sent]
-
-    def judge(self):
-        for request, _, (slot, at, length, payload) in self.sent:
-            what = f"seed {SEED}: {request}"
-            check(not request.error or request.flags & FAST_ZERO, f"{what} fails")
-            if request.error:
-                continue
-            if request.command == READ:
-                expected = self.model[at:at + length]
-                if slot in self.trimmed:
-                    check(all(got in (0, old) for got, old in zip(request.data, expected)), what)
-                else:
-                    check(request.data == expected, f"{what}: wrong data")
-            elif request.command == WRITE:
-                self.model[at:at + length] = payload
-            elif request.command == WRITE_ZEROES:
-                self.model[at:at + length] = bytes(length)
-            elif request.command == TRIM:
-                self.trimmed.add(slot)
-            elif request.command == BLOCK_STATUS:
-                self.judge_status(request, at, slot)
-
-    def judge_status(self, request, at, slot):
-        for size, status in request.extents[ALLOCATION]:
-            size = min(size, SPAN - at)
-            if status & 2 and slot not in self.trimmed:
-                end = min(at + size, (slot + 1) * SLOT)
-                check(not any(self.model[at:end]), f"seed {SEED}: {request}: data told as zeroes")
-            at += size
-
-    def verify(self):
-        """Reads all of it; trimmed slots take over what they hold."""
-        data = self.client.data(self.start, SPAN)
-        for slot in range(SPAN // SLOT):
-            low, high = slot * SLOT, (slot + 1) * SLOT
-            if slot in self.trimmed:
-                check(all(got in (0, old) for got, old in zip(data[low:high],
-                                                              self.model[low:high])),
-                      f"seed {SEED}: slot {slot} holds neither old data nor zeroes")
-                self.model[low:high] = data[low:high]
-            else:
-                check(data[low:high] == self.model[low:high], f"seed {SEED}: slot {slot}")
-        self.trimmed.clear()
+@dataclasses.dataclass
+class Variant:
+    """A kind of storage, and how long to play on it."""
+    rounds: int = 15
+    options: tuple = ()
+    content: object = None  # "" for a sparse image
+    offset: int = 0  # of the window in the image
+    place: object = file_on_disk
+    rules: tuple = ()  # for the shim
+    errors: tuple = ()  # that the storage makes
 
 
-def play(server, rounds):
+VARIANTS = {
+    "quick": Variant(30),
+    "sparse": Variant(20, content=""),
+    "window": Variant(20, options=("-o", "12289"), offset=12289),
+    "cold": Variant(15, rules=("nowait 11",)),
+    "slow": Variant(8, rules=SLOW),
+    "stingy": Variant(8, rules=STINGY),
+    "memory": Variant(15, place=file_in_memory, content=""),
+    "device": Variant(15, place=loop_device),
+    "through": Variant(6, options=("--cache=writethrough",)),
+    "direct": Variant(10, options=("--cache=none",)),
+    "direct_window": Variant(8, options=("--cache=none", "-o", "777"), offset=777),
+    "direct_device": Variant(8, options=("--cache=none",), place=loop_device),
+    "direct_slow": Variant(4, options=("--cache=none",), content="", rules=SLOW),
+    "full_ext4": Variant(20, place=full_ext4, content="", errors=(ENOSPC,)),
+    "full_tmpfs": Variant(20, place=full_tmpfs, content="", errors=(ENOSPC,)),
+}
+
+
+@contextlib.contextmanager
+def serve(variant):
+    size = SIZE + variant.offset
+    with variant.place(size, variant.content) as image:
+        with Server(*variant.options, image=image, fault=bool(variant.rules)) as server:
+            if variant.rules:
+                server.faults.set(*variant.rules)
+            yield server
+
+
+def clients_of(server):
     modes = server.modes()
-    players = []
-    for n in range(4):
+    for n in range(PLAYERS):
         mode = modes[n % len(modes)]
-        client = server.client(mode, [ALLOCATION] if mode != "simple" else ())
-        start = n * SPAN
-        players.append(Player(client, start, server.bytes(start, SPAN), SEED + n))
-    for _ in range(rounds):
-        blobs = [player.batch() for player in players]
-        for player, blob in zip(players, blobs):
-            player.client.send(b"".join(blob))
+        yield server.client(mode, [ALLOCATION] if mode != "simple" else ())
+
+
+def play(name):
+    """Each client in its own part."""
+    variant = VARIANTS[name]
+    whole = bytes(SIZE) if variant.content == "" else content_of(SIZE + variant.offset)
+    with serve(variant) as server:
+        players = []
+        for n, client in enumerate(clients_of(server)):
+            start = n * SPAN
+            at = start + (variant.offset if variant.content is None else 0)
+            players.append(Player(client, start, whole[at:at + SPAN], SEED + n, variant.errors))
+        for _ in range(variant.rounds):
+            blobs = [player.batch() for player in players]
+            for player, blob in zip(players, blobs):
+                player.client.send(blob)
+            for player in players:
+                player.client.wait_all()
+                player.judge()
+                player.verify()
         for player in players:
-            player.client.wait_all()
-            player.judge()
-            player.verify()
-    for player in players:
-        check(not player.client.flush().error, "flush")
-        check(server.bytes(player.start, SPAN) == player.model, f"seed {SEED}: the file")
-        player.client.disc()
+            check(not player.client.flush().error, "flush")
+            player.compare(server.bytes(variant.offset + player.start, SPAN))
+            player.client.disc()
+        if variant.errors:
+            check(any(player.failed for player in players), "the disk was never full")
+
+
+def crowd(name, rounds=8):
+    """All clients in one small area, over each other."""
+    variant = VARIANTS[name]
+    with serve(variant) as server:
+        clients = list(clients_of(server))
+        for aligned in (False,) if variant.offset % 512 else (True, False):
+            players = Crowd(clients, MIB, clients[0].data(MIB, AREA), SEED, aligned)
+            for _ in range(rounds):
+                players.round(5)
+            check(server.bytes(variant.offset + MIB, AREA) == players.known, "the file")
+        for client in clients:
+            client.disc()
 
 
 def test_quick_storage():
     """S64 S77 S84 S91: everything in the page cache."""
-    with Server(size=2 * MIB) as server:
-        play(server, 30)
+    play("quick")
 
 
 def test_sparse_image():
     """S64 S77 S84 S99: on a sparse image."""
-    with Server(size=2 * MIB, content="") as server:
-        play(server, 20)
+    play("sparse")
 
 
 def test_unaligned_window():
     """S64 S77 S84: behind an offset that is aligned to nothing."""
-    with Server("-o", "12289", size=2 * MIB + 12289) as server:
-        inner = server.bytes
-        server.bytes = lambda offset=0, length=None: inner(offset + 12289, length)
-        play(server, 20)
+    play("window")
 
 
 def test_cold_storage():
     """S64 S77 S84: nothing is in memory, all goes to workers."""
-    with Server(size=2 * MIB, fault=True) as server:
-        server.faults.set("nowait 11")
-        play(server, 15)
+    play("cold")
 
 
 def test_slow_storage():
     """S64 S77 S84: some operations take their time, so that others overtake."""
-    with Server(size=2 * MIB, fault=True) as server:
-        server.faults.set("nowait 11", "read delay:3 0 200000", "write delay:2 700000 900000",
-                          "allocate delay:2", "sync delay:5")
-        play(server, 8)
+    play("slow")
 
 
 def test_stingy_storage():
     """S64 S77 S84: every transfer is cut in half, and nothing can be allocated or punched."""
-    with Server(size=2 * MIB, fault=True) as server:
-        server.faults.set("read short", "nowait short", "write short", "allocate 95")
-        play(server, 8)
+    play("stingy")
+
+
+def test_memory_file_system():
+    """S64 S77 S84 S91 S99: on tmpfs, which knows other tricks than a disk's file system."""
+    play("memory")
+
+
+def test_block_device():
+    """S64 S77 S84 S91: on a loop device."""
+    play("device")
+
+
+def test_write_through():
+    """S64 S77 S84 S86: every write is synced."""
+    play("through")
+
+
+def test_direct():
+    """S64 S77 S84 S91: around the page cache, at any alignment."""
+    play("direct")
+
+
+def test_direct_window():
+    """S64 S77 S84 S91: the same behind an offset that is aligned to nothing."""
+    play("direct_window")
+
+
+def test_direct_device():
+    """S64 S77 S84 S91: the same on a loop device."""
+    play("direct_device")
+
+
+def test_direct_slow():
+    """S64 S77 S84 S91: the same on a sparse image, slow in places."""
+    play("direct_slow")
+
+
+def test_full_ext4():
+    """S69 S84 S91: a disk that is full: ENOSPC to whom it concerns, all else goes on."""
+    play("full_ext4")
+
+
+def test_full_tmpfs():
+    """S69 S84 S91: the same on tmpfs."""
+    play("full_tmpfs")
+
+
+def test_crowd():
+    """S61 S64 S84: clients over each other: what is there is explained by some order of writes."""
+    for name in ("quick", "sparse", "window"):
+        crowd(name)
+
+
+def test_crowd_slow():
+    """S61 S64 S84: the same with a disk that lets some overtake others."""
+    crowd("slow", 6)
+
+
+def test_crowd_elsewhere():
+    """S61 S64 S84: the same on tmpfs and on a loop device."""
+    for name in ("memory", "device"):
+        crowd(name)
+
+
+def test_crowd_direct():
+    """S61 S64 S84: the same around the page cache, on a file, behind an offset, on a device."""
+    for name in ("direct", "direct_window", "direct_device"):
+        crowd(name)
 
 
 main(globals())
