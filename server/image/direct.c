@@ -131,6 +131,16 @@ static void unlock_stripes(struct direct *direct, uint64_t stripes)
 			pthread_rwlock_unlock(&direct->stripe[i]);
 }
 
+void direct_hold(struct direct *direct, uint64_t offset, uint64_t length)
+{
+	lock_stripes(direct, stripes_of(offset, length), false);
+}
+
+void direct_release(struct direct *direct, uint64_t offset, uint64_t length)
+{
+	unlock_stripes(direct, stripes_of(offset, length));
+}
+
 /* ---- Aligned transfers ---- */
 
 static bool is_aligned(const struct direct *direct, const void *buffer, size_t length,

@@ -32,4 +32,9 @@ uint32_t direct_alignment(const struct direct *direct);
 int direct_read(struct direct *direct, void *buffer, size_t length, uint64_t offset);
 int direct_write(struct direct *direct, const void *buffer, size_t length, uint64_t offset);
 
+/* Around a change of whole blocks by other means: nobody changes a part of them meanwhile, who
+ * would write back the rest as it was before. */
+void direct_hold(struct direct *direct, uint64_t offset, uint64_t length);
+void direct_release(struct direct *direct, uint64_t offset, uint64_t length);
+
 #endif

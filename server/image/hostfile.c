@@ -122,6 +122,7 @@ int hostfile_use_direct(struct hostfile *file)
 	rc = direct_new(file->fd, path, file->writable, &file->direct);
 	if (rc)
 		return rc;
+	file->block_size = max_of(file->block_size, direct_alignment(file->direct));
 	/* What asks or uses the page cache has no answer here. */
 	file->nowait_read = false;
 	file->nowait_write = false;
@@ -422,7 +423,11 @@ int hostfile_zero(struct hostfile *file, uint64_t offset, uint64_t length, unsig
 
 	if (start >= end)
 		return fast && file->is_block ? -EOPNOTSUPP : write_zeroes(file, offset, length);
+	if (file->direct)
+		direct_hold(file->direct, start, end - start);
 	rc = zero_by_host(file, start, end - start, flags & HOSTFILE_ZERO_MAY_UNMAP);
+	if (file->direct)
+		direct_release(file->direct, start, end - start);
 	if (rc == -EOPNOTSUPP)
 		return fast ? rc : write_zeroes(file, offset, length);
 	if (rc == 0)

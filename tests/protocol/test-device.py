@@ -2,36 +2,18 @@
 # SPDX-License-Identifier: MIT
 """A block device as the image: the same bytes, limits and truths as with a file."""
 
-import contextlib
-import os
-import shutil
 import subprocess
 
-from harness import ALLOCATION, MIB, Server, Skip, check, content_of, main, program
+from harness import ALLOCATION, MIB, Server, check, content_of, main, program
 from nbdraw import EINVAL, ENOSPC, ENOTSUP, EPERM, FAST_ZERO, FUA, NO_HOLE, READ_ONLY
+from places import loop_device
 
 SIZE = 16 * MIB
 
 
-@contextlib.contextmanager
-def loop_device(*options):
-    """A loop device over a new file."""
-    if os.geteuid() or not shutil.which("losetup"):
-        raise Skip("loop devices need root and losetup")
-    with Server("-r", size=SIZE) as scratch:  # for its directory and image
-        made = subprocess.run(["losetup", "-f", "--show", *options, scratch.image],
-                              capture_output=True, text=True, check=False)
-        if made.returncode:
-            raise Skip(f"no loop device: {made.stderr.strip()}")
-        try:
-            yield made.stdout.strip(), scratch.image
-        finally:
-            subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)
-
-
 def test_read_and_write():
     """S74 S84: size, content, ends and errors of a device."""
-    with loop_device() as (device, _):
+    with loop_device(SIZE) as device:
         with Server(image=device) as server:
             for client in server.each():
                 check(client.export.size == SIZE, f"size {client.export.size}")
@@ -50,7 +32,7 @@ def test_read_and_write():
 
 def test_zero_and_trim():
     """S89 S91 S92 S94: zeroes of any alignment, and TRIM, on a device."""
-    with loop_device() as (device, _):
+    with loop_device(SIZE) as device:
         with Server(image=device) as server:
             for client in server.each():
                 whole = content_of(SIZE)
@@ -76,7 +58,7 @@ def test_zero_and_trim():
 
 def test_status():
     """S99: the map of a device covers it and claims no zero that is none."""
-    with loop_device() as (device, _):
+    with loop_device(SIZE) as device:
         with Server("-r", image=device) as server:
             client = server.client("structured", [ALLOCATION])
             at = 0
@@ -89,7 +71,7 @@ def test_status():
 
 def test_read_only_device():
     """S59: a read-only device: refused for writing, served with -r and --auto-read-only."""
-    with loop_device("-r") as (device, _):
+    with loop_device(SIZE, options=("-r",)) as device:
         done = subprocess.run([program(), "-f", "raw", "-k", "/nonexistent/socket", device],
                               stdin=subprocess.DEVNULL, capture_output=True, text=True,
                               timeout=60, check=False)

@@ -50,6 +50,7 @@ VARIANTS = {
     "direct_window": Variant(8, options=("--cache=none", "-o", "777"), offset=777),
     "direct_device": Variant(8, options=("--cache=none",), place=loop_device),
     "direct_slow": Variant(4, options=("--cache=none",), content="", rules=SLOW),
+    "direct_late": Variant(4, options=("--cache=none",), rules=("write delay:4",)),
     "full_ext4": Variant(20, place=full_ext4, content="", errors=(ENOSPC,)),
     "full_tmpfs": Variant(20, place=full_tmpfs, content="", errors=(ENOSPC,)),
 }
@@ -206,7 +207,7 @@ def test_crowd_elsewhere():
 
 def test_crowd_direct():
     """S61 S64 S84: the same around the page cache, on a file, behind an offset, on a device."""
-    for name in ("direct", "direct_window", "direct_device"):
+    for name in ("direct", "direct_window", "direct_device", "direct_late"):
         crowd(name)
 
 
