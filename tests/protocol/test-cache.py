@@ -19,7 +19,8 @@ def scribble(server, seed, count=200, largest=9000):
     model = bytearray(server.bytes())
     client = server.client()
     for _ in range(count):
-        offset = rng.randrange(len(model))
+        # The end is of interest: its last block is not whole.
+        offset = rng.randrange(rng.choice((0, 0, 0, len(model) - 600)), len(model))
         length = rng.randrange(1, min(largest, len(model) - offset) + 1)
         kind = rng.randrange(4)
         if kind == 0:

@@ -170,7 +170,7 @@ def test_foreign_greetings():
 def test_oldstyle():
     """C1: an oldstyle server gets a clear message, and nothing is sent to it."""
     with Peer(greeting=struct.pack(">QQQI", NBDMAGIC, OLDSTYLE, 1 << 20, 0) + bytes(124)) as peer:
-        expect(PROTOCOL, "oldstyle", "info", peer.uri)
+        expect(PROTOCOL, "speaks the oldstyle", "info", peer.uri)
         check(not peer.flags, "it answered")
 
 
@@ -274,6 +274,9 @@ def test_bad_payloads():
                 struct.pack(">I", 4097) + b"x" * 4097, struct.pack(">I", 3) + b"a\0b"):
         with Peer({OPT_LIST: reply(OPT_LIST, REP_SERVER, bad) + reply(OPT_LIST, REP_ACK)}) as peer:
             expect(PROTOCOL, "server", "list", peer.uri)
+    for bad in (struct.pack(">I", 1), struct.pack(">I", 4), struct.pack(">I", 6) + b"nam"):
+        with Peer({OPT_LIST: reply(OPT_LIST, REP_SERVER, bad) + reply(OPT_LIST, REP_ACK)}) as peer:
+            expect(PROTOCOL, "an entry of the wrong length", "list", peer.uri)
 
 
 def test_any_length():

@@ -99,6 +99,8 @@ def test_short_transfers():
             check(server.bytes() == whole, "written file")
             check(client.data(0, MIB) == whole, "read")
             check(not client.write(100, whole[:5000]).error, "write")
+            # Buffers that are used again must not hold the right bytes by chance.
+            check(not client.write(MIB - 5001, b"j" * 5000).error, "junk")
             check(client.data(100, 5000) == whole[:5000], "read")
             check(not client.write(0, whole).error, "and back")
 
@@ -168,6 +170,13 @@ def test_write_error_in_the_middle():
         for client in server.each():
             check(client.write(0, b"x" * MIB).error == ENOSPC, "write")
             client.in_sync()
+    # Written by workers, in pieces: the error is in the first one, in another, in the last one.
+    with Server(size=8 * MIB, fault=True) as server:
+        for at in (1, 3 * MIB, 5 * MIB):
+            server.faults.set(f"write {HOST_ENOSPC} {at} {at + 1}")
+            for client in server.each():
+                check(client.write(1, b"x" * (5 * MIB + 10)).error == ENOSPC, "write in pieces")
+                client.in_sync()
 
 
 def test_zero_errors():

@@ -70,6 +70,9 @@ def test_status_payload_flag():
     with Server() as server:
         for mode in ("simple", "structured"):
             check(not flags_of(server, mode) & BLOCK_STATUS_PAYLOAD, mode)
+        client = server.client("structured", [ALLOCATION])
+        check(not client.export.flags & BLOCK_STATUS_PAYLOAD, "with a context")
+        client.disc()
 
 
 def test_two_connections_share():

@@ -68,6 +68,9 @@ def test_sparse():
                 for start in (offset, max(0, offset - 1), max(0, offset - 4096), offset + 5):
                     length = min(70000, 6 * MIB - start)
                     check(client.data(start, length) == image[start:start + length], f"@{start}")
+            for start, length in ((5 * MIB + 4096, 1), (5 * MIB + 5000, 70000), (5 * MIB + 8192, 512)):
+                check(client.data(start, length) == bytes(length), f"hole @{start}")
+            client.in_sync()
 
 
 def test_holes_sent():

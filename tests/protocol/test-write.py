@@ -4,6 +4,7 @@
 
 import random
 import struct
+import time
 
 from harness import MIB, Server, check, content_of, main
 from nbdraw import (DISC, ENOSPC, EPERM, EINVAL, FLUSH, FUA, READ, REQUEST, TRIM, WRITE, WRITE_ZEROES)
@@ -145,6 +146,21 @@ def test_probed_header_is_guarded():
         client = server.client()
         check(not client.write(0, b"QFI\xfb").error, "magic with -f raw")
         client.disc()
+
+
+def test_flush_begins_anew():
+    """S87: a FLUSH does not share a sync that had begun before the write that it is about."""
+    with Server(fault=True) as server:
+        one, other = server.client(), server.client()
+        server.faults.set("sync delay:800")
+        first = one.request(FLUSH)
+        time.sleep(0.2)
+        check(not other.write(0, b"n" * 4096).error, "write")
+        second = other.request(FLUSH)
+        check(not one.wait(first).error and not other.wait(second).error, "flush")
+        operations = [op[0] for op in server.faults.operations()]
+        behind = operations[operations.index("write"):]
+        check(behind.count("sync") == 2, f"the write is covered by no sync of its own: {behind}")
 
 
 def test_flush_with_range():
