@@ -12,7 +12,11 @@
 
 int export_open(struct export *export, const struct export_config *config, struct error *err)
 {
-	const struct image_options options = {.format = config->format, .access = config->access};
+	const struct image_options options = {.format = config->format,
+					      .access = config->access,
+					      .load_snapshot = config->load_snapshot,
+					      .no_references = config->no_references,
+					      .bitmaps_may_break = config->drop_bitmaps};
 	int rc;
 
 	*export = (struct export){.name = config->name ? config->name : "",
@@ -21,7 +25,8 @@ int export_open(struct export *export, const struct export_config *config, struc
 	statistics_book_init(&export->statistics);
 	pthread_mutex_init(&export->flush_lock, NULL);
 	pthread_cond_init(&export->flush_ended, NULL);
-	rc = image_open(config->file, &options, &export->image, err);
+	rc = (config->snapshot ? image_open_temporary : image_open)(config->file, &options,
+								    &export->image, err);
 	if (rc)
 		return rc;
 	export->cache = config->cache;
@@ -45,7 +50,7 @@ int export_open(struct export *export, const struct export_config *config, struc
 		return rc;
 	}
 	export->size = export->image->size - config->offset;
-	export->read_only = export->image->read_only;
+	export->read_only = export->image->read_only || config->access == IMAGE_READ_ONLY;
 	return 0;
 }
 

@@ -195,6 +195,15 @@ static const struct option_row table[] = {
 	CALL('x', "export-name", "NAME", set_export_name, "name of the export (default: empty)"),
 	CALL('D', "description", "TEXT", set_description, "description of the export"),
 	FLAG('r', "read-only", read_only, "never write to the image"),
+	FLAG('s', "snapshot", server.export_.snapshot,
+	     "writes go to a temporary file, gone at the end"),
+	TEXT('l', "load-snapshot", "SNAPSHOT", server.export_.load_snapshot,
+	     "serve this snapshot inside the image, read-only: its\n"
+	     "ID or name, or snapshot.id=ID,snapshot.name=NAME"),
+	FLAG(0, "no-references", server.export_.no_references,
+	     "refuse an image that names other files"),
+	FLAG(0, "drop-bitmaps", server.export_.drop_bitmaps,
+	     "write even if dirty bitmaps in the image become void"),
 	FLAG(0, "auto-read-only", auto_read_only, "serve read-only where the image cannot be written"),
 	CALL(0, "cache", "MODE", set_cache,
 	     "none, writeback, writethrough, directsync\n"
@@ -226,8 +235,6 @@ static const struct option_row table[] = {
 	CALL('V', "version", NULL, set_version, "print the version"),
 
 	LATER('P', "partition", "NUM"),
-	LATER('s', "snapshot", NULL),
-	LATER('l', "load-snapshot", "SNAPSHOT"),
 	LATER(0, "aio", "MODE"),
 	LATER(0, "discard", "MODE"),
 	LATER(0, "detect-zeroes", "MODE"),
@@ -361,7 +368,7 @@ int options_parse(struct options *options, int argc, char **argv, struct error *
 		return -EINVAL;
 	if (options->auto_read_only)
 		options->server.export_.access = IMAGE_AUTO_READ_ONLY;
-	if (options->read_only)
+	if (options->read_only || options->server.export_.load_snapshot)
 		options->server.export_.access = IMAGE_READ_ONLY;
 	return 0;
 }

@@ -31,11 +31,15 @@ struct cache_mode {
 
 /* One export. Strings belong to the caller and outlive the server. */
 struct export_config {
-	const char *file;        /* path of the image */
-	const char *format;      /* "raw", or NULL to probe */
-	const char *name;        /* export name, "" is the default export */
-	const char *description; /* NULL or "" for none */
-	uint64_t offset;         /* start of the window, bytes */
+	const char *file;          /* path of the image */
+	const char *format;        /* "raw", or NULL to probe */
+	const char *name;          /* export name, "" is the default export */
+	const char *description;   /* NULL or "" for none */
+	uint64_t offset;           /* start of the window, bytes */
+	const char *load_snapshot; /* -l: an internal snapshot instead of the disk, or NULL */
+	bool snapshot;             /* -s: writes go to a temporary overlay */
+	bool no_references;        /* refuse an image that names other files */
+	bool drop_bitmaps;         /* write although dirty bitmaps become void */
 	enum image_access access;
 	struct cache_mode cache;
 };

@@ -71,6 +71,11 @@ static int choose_driver(struct image *image, struct error *err)
 	if (image->probed)
 		format = format_probe(image->file);
 	image->driver = driver_find(format);
+	if (image->driver && image->options.load_snapshot && !image->driver->snapshots)
+		return error_set(err, ENOTSUP,
+				 "Failed to load snapshot: Block format '%s' used by device '' "
+				 "does not support temporarily loading internal snapshots",
+				 format);
 	if (image->driver)
 		return 0;
 	if (format_known(format))
@@ -109,7 +114,7 @@ static int lock_image(struct image *image, struct error *err)
 		used |= PERMISSION_WRITE;
 	if (!image->read_only && image->driver->metadata)
 		used |= PERMISSION_RESIZE;
-	if (!image->read_only || image->driver->metadata || image->parent)
+	if (!image->read_only || image->driver->metadata || image->parent || image->options.backing)
 		unshared |= PERMISSION_WRITE;
 	return lock_acquire(image->file, used, unshared, err);
 }
@@ -178,7 +183,9 @@ int image_open(const char *path, const struct image_options *options, struct ima
 	rc = open_image(path, image, err);
 	if (rc) {
 		free(image);
-		error_wrap(err, "Failed to blk_new_open '%s'", path);
+		/* Some say themselves, in words that are known, what has failed. */
+		if (err && strncmp(err->text, "Failed ", 7))
+			error_wrap(err, "Failed to blk_new_open '%s'", path);
 		return rc;
 	}
 	*out = image;

@@ -59,6 +59,7 @@ struct image_driver {
 	bool short_files; /* the host file may end inside the last cluster: zeroes follow */
 	bool metadata;    /* the file holds more than guest bytes: one writer at most, no readers
 			   * beside it */
+	bool snapshots;   /* it knows options.load_snapshot */
 	/* Looks into an open file; sets image->size and image->state. Takes image->file as its
 	 * main file. On failure err is set and nothing is kept; -EROFS: it could be opened to be
 	 * read only. */
@@ -86,6 +87,7 @@ struct image_options {
 	enum image_access access;
 	const char *load_snapshot; /* an internal snapshot instead of the disk; NULL: none */
 	bool no_references;        /* an image that names other files is refused */
+	bool backing;              /* others build upon it: nobody may write it meanwhile */
 	bool bitmaps_may_break;    /* write although dirty bitmaps of the image become void */
 };
 
@@ -113,6 +115,9 @@ enum { IMAGE_DEPTH_MAX = 64 };
  */
 int image_open(const char *path, const struct image_options *options, struct image **image,
 	       struct error *err);
+/* The same, read only, under an overlay that takes all writes and is gone when it is closed. */
+int image_open_temporary(const char *path, const struct image_options *options,
+			 struct image **image, struct error *err);
 /*
  * The image below parent in a chain, to be read only. name is what parent says, relative to
  * parent's directory; format NULL: it does not say. Never a protocol. parent outlives it.

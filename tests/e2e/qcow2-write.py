@@ -295,5 +295,58 @@ def test_locks():
             tool("qemu-io", "-f", "qcow2", "-c", "write 0 512", disk.path, status=1)
 
 
+def test_temporary_overlay():
+    """-s: writes are read back, gone at the end, and the image stays as it is; raw and qcow2."""
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        disk = Disk(directory, plain_row(backing="raw"))
+        raw = os.path.join(directory, "raw")
+        with open(raw, "wb") as out:
+            out.write(b"r" * 100001)
+        for path, form, size in ((disk.path, "qcow2", disk.size), (raw, "raw", 100001)):
+            with open(path, "rb") as file:
+                before = file.read()
+            with Server("-s", "-f", form, image=path, defaults=("-t", "-e", "0"),
+                        environment={"TMPDIR": directory}) as server:
+                client = server.client()
+                check(client.export.size == size, f"size {client.export.size}")
+                old = client.data(0, size)
+                check(not client.write(1000, b"new" * 1000).error, "write")
+                check(not client.write(size - 5, b"12345").error, "the end")
+                check(not client.zero(70000, 20000).error and not client.flush().error, "zero")
+                new = old[:1000] + b"new" * 1000 + old[4000:70000] + bytes(20000) + old[90000:-5]
+                check_same(client.data(0, size), new + b"12345", "the overlay")
+                tool("qemu-io", "-f", form, "-c", "write 0 512", path, status=1)
+            with open(path, "rb") as file:
+                check(file.read() == before, "the image was changed")
+        check(len(os.listdir(directory)) <= 4, f"left behind: {os.listdir(directory)}")
+
+
+def test_internal_snapshots():
+    """-l in all its forms: content and size of the snapshot, read-only."""
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        disk = Disk(directory, plain_row(snapshot="yes", backing="qcow2"))
+        before = disk.content("before")
+        tool("qemu-img", "snapshot", "-c", "1,x=y", disk.path)
+        now = disk.content()
+        tool("qemu-io", "-f", "qcow2", "-c", "write -P 3 0 1M", disk.path)
+        tool("qemu-img", "snapshot", "-c", "larger", disk.path)
+        tool("qemu-img", "resize", "-q", disk.path, "+1M")
+        for wanted, content in (("before", before), ("1", before), ("snapshot.id=1", before),
+                                ("snapshot.name=before", before), ("2", now),
+                                ("snapshot.name=1,,x=y", now),
+                                ("snapshot.id=2,snapshot.name=1,,x=y", now)):
+            with Server("-l", wanted, image=disk.path, defaults=WRITABLE) as server:
+                client = server.client()
+                check(client.export.size == disk.size, f"{wanted}: size {client.export.size}")
+                check_same(client.data(0, disk.size), content, wanted)
+                check(client.write(0, b"x" * 512).error == 1, "it was written")
+        for wanted, words in (("none", "Failed to load snapshot: Can't find snapshot"),
+                              ("snapshot.id=2,snapshot.name=before", "Can't find snapshot"),
+                              ("snapshot.id", "Failed in parsing snapshot param `snapshot.id'")):
+            done = subprocess.run((program(), "-l", wanted, "--run", "true", disk.path),
+                                  capture_output=True, text=True, check=False)
+            check(done.returncode == 1 and words in done.stderr, done.stderr)
+
+
 if __name__ == "__main__":
     main(globals())

@@ -99,7 +99,7 @@ static const struct {
 	{"hawserd -d /dev/nbd0", OPTIONS_DETACH},
 	{"hawserd --disconnect /dev/nbd0", OPTIONS_DETACH},
 	{"hawserd -L", OPTIONS_LIST},
-	{"hawserd -L -r -s -t -e 2 -k /s", OPTIONS_SERVE}, /* refused: -s is not there yet */
+	{"hawserd -L -r -s -t -e 2 -k /s", OPTIONS_LIST},
 	{"hawserd -L -r -t -e 2 -p 99 -b host", OPTIONS_LIST},
 	{"hawserd --help --no-such-option", OPTIONS_HELP},
 	{"hawserd -V -h", OPTIONS_VERSION},
@@ -172,9 +172,9 @@ static const struct {
 	{"hawserd nbd://host/x", "'nbd://host/x': images that are described by json: or a URL"},
 	{"hawserd json:{}", "'json:{}': images that are described"},
 	{"hawserd nbd:localhost:10809", "'nbd:localhost:10809': images"},
-	{"hawserd -s a", "option '-s' (--snapshot) is not available in this version"},
-	{"hawserd --snap a", "option '-s' (--snapshot) is not available in this version"},
-	{"hawserd --load-snapshot=x a", "option '-l' (--load-snapshot) is not available"},
+	{"hawserd -A a", "option '-A' (--allocation-depth) is not available in this version"},
+	{"hawserd --alloc a", "option '-A' (--allocation-depth) is not available in this version"},
+	{"hawserd --partition=1 a", "option '-P' (--partition) is not available"},
 	{"hawserd -P 1 a", "option '-P' (--partition) is not available"},
 	{"hawserd --cache=fast a", "Invalid cache mode `fast'"},
 	{"hawserd -n --cache=none a", "-n and --cache can only be specified once"},
@@ -270,7 +270,7 @@ START_TEST(test_help)
 	fclose(out);
 	ck_assert_ptr_nonnull(strstr(text, "-p, --port=PORT"));
 	ck_assert_ptr_nonnull(strstr(text, "    --fork "));
-	ck_assert_ptr_null(strstr(text, "snapshot"));
+	ck_assert_ptr_null(strstr(text, "partition"));
 	ck_assert_ptr_null(strstr(text, "tls"));
 	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
 		ck_assert_uint_le(strlen(line), 80);

@@ -80,11 +80,16 @@ static int make_stable(struct qcow2 *q, const struct qcow2_freed_list *freed)
 
 /* ---- Stages ---- */
 
+static int sync_file(struct qcow2 *q)
+{
+	return q->temporary ? 0 : hostfile_sync(q->file);
+}
+
 static int sync_all(struct qcow2 *q)
 {
 	int rc = q->data != q->file ? hostfile_sync(q->data) : 0;
 
-	return rc ? rc : hostfile_sync(q->file);
+	return rc ? rc : sync_file(q);
 }
 
 static int write_words(struct qcow2 *q, const struct qcow2_updates *updates, uint64_t table)
@@ -128,7 +133,7 @@ static int write_reftable(struct qcow2 *q, const struct batch *batch, bool locke
 
 	if (!batch->reftable.count)
 		return 0;
-	rc = hostfile_sync(q->file);
+	rc = sync_file(q);
 	if (rc)
 		return rc;
 	if (!locked)
@@ -149,7 +154,7 @@ static int write_stages(struct qcow2 *q, const struct batch *batch, bool locked)
 		rc = qcow2_slices_write(q, &batch->slices);
 	if (rc == 0 && batch->l1.count) {
 		if (batch->slices.count)
-			rc = hostfile_sync(q->file);
+			rc = sync_file(q);
 		if (rc == 0)
 			rc = write_words(q, &batch->l1, q->header.l1_offset);
 	}

@@ -114,7 +114,8 @@ static int find_run(struct qcow2 *q, uint64_t offset, uint64_t length, unsigned 
 		int rc = find_in_table(q, table, offset, min_of(end, (index + 1) << shift) - offset,
 				       flags, run);
 
-		run->copied = run->copied && entry & QCOW2_COPIED;
+		if (rc == 0)
+			run->copied = run->copied && entry & QCOW2_COPIED;
 		return rc;
 	}
 	while (++index << shift < end && !atomic_load_explicit(&q->l1[index], memory_order_acquire))

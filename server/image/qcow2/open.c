@@ -248,6 +248,7 @@ const struct image_driver image_driver_qcow2 = {
 	.name = "qcow2",
 	.short_files = true,
 	.metadata = true,
+	.snapshots = true,
 	.open = qcow2_open,
 	.close = qcow2_close,
 	.map = qcow2_map,
