@@ -41,7 +41,7 @@ struct job {
 	uint32_t buffer_size; /* bytes taken from the budget */
 	uint64_t offset, length;
 	unsigned int flags;
-	bool answers_only; /* changes nothing: not worth doing for a client that has gone */
+	bool answers_only;    /* changes nothing: not worth doing for a client that has gone */
 	int result;           /* 0 or negative errno */
 	struct outbuf answer; /* block status */
 };
