@@ -23,8 +23,8 @@ enum {
 	/* A simple reply cannot take back its header, so a read up to here is complete before its
 	 * reply begins. */
 	READ_WHOLE_MAX = 4 << 20,
-	/* Buffers of one connection's jobs, and of all: 64 MiB is held even by a server that
-	 * serves a hundred busy clients. One largest piece is always granted to each connection. */
+	/* Buffers of one connection's jobs, and of all connections: what a small server can spare.
+	 * Beyond them a connection without any buffer may still have one, so that it goes on. */
 	CONNECTION_BUFFERS_MAX = 16 << 20,
 	PROCESS_BUFFERS_MAX = 128 << 20,
 	/* Requests of one connection that are with the workers. */
