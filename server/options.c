@@ -190,7 +190,7 @@ static const struct option_row table[] = {
 	     "$uri and $unixsocket set, and end with its status"),
 
 	HEADING("What to export:"),
-	TEXT('f', "format", "FORMAT", server.export_.format, "format of the image (raw; default: detect)"),
+	TEXT('f', "format", "FORMAT", server.export_.format, "format of the image (raw, qcow2; default: detect)"),
 	CALL('o', "offset", "OFFSET", set_offset, "serve the image from this byte on"),
 	CALL('x', "export-name", "NAME", set_export_name, "name of the export (default: empty)"),
 	CALL('D', "description", "TEXT", set_description, "description of the export"),

@@ -185,14 +185,15 @@ static uint64_t send_run_bytes(struct connection *connection, const struct exten
 {
 	const uint8_t *view;
 
-	if (!extent->stable)
-		return copy_run(connection, extent);
-	if (reply_can_splice(connection))
+	if (extent->stable && reply_can_splice(connection))
 		return reply_splice(connection, extent->file, extent->file_offset, extent->length);
 	view = hostfile_view(extent->file, extent->file_offset, extent->length);
 	if (!view)
 		return copy_run(connection, extent);
-	reply_attach(connection, view, extent->length);
+	if (extent->stable)
+		reply_attach(connection, view, extent->length);
+	else
+		reply_bytes(connection, view, extent->length); /* taken while we are in the epoch */
 	return extent->length;
 }
 

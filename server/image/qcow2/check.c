@@ -11,6 +11,9 @@
 #include "common/cleanup.h"
 #include "common/size.h"
 
+/* Clusters of a file that can be counted: four bytes of memory for each that is in use. */
+#define CLUSTERS_MAX (UINT64_C(1) << 32)
+
 /* ---- Counting ---- */
 
 /* Counts a range of the file; what lies behind its end is a corruption. */
@@ -247,6 +250,8 @@ int qcow2_check(struct qcow2 *q, bool repair, struct qcow2_check *result)
 	/* New clusters may lie behind what the file has grown to. */
 	counting.clusters =
 		max_of((size + q->cluster_size - 1) >> q->cluster_bits, q->writer->virgin);
+	if (counting.clusters > CLUSTERS_MAX)
+		return -EFBIG;
 	counting.counts = counts = calloc(counting.clusters + 1, sizeof(*counts));
 	if (!counts)
 		return -ENOMEM;
