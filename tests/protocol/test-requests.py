@@ -4,6 +4,7 @@
 
 import random
 import struct
+import time
 
 from harness import ALLOCATION, MIB, Server, check, content_of, dropped, main
 from nbdraw import (BLOCK_STATUS, CACHE, DF, EINVAL, EPERM, FAST_ZERO, FLUSH, FUA, NO_HOLE,
@@ -65,6 +66,21 @@ def test_more_requests_than_jobs():
             for request, _ in requests:
                 check(not request.error, f"{request}")
             client.in_sync()
+
+
+def test_slow_reader_gets_all():
+    """S64: replies that wait for a slow client, and leave in pieces of any size, are whole."""
+    for tcp in (False, True):
+        with Server(tcp=tcp) as server:
+            whole = content_of(MIB)
+            for client in server.each():
+                requests = [client.prepare(READ, n * 512, 30000 + n) for n in range(300)]
+                client.send(b"".join(blob for _, blob in requests))
+                time.sleep(0.3)
+                for request, _ in requests:
+                    client.wait(request)
+                    start = request.offset
+                    check(request.data == whole[start:start + request.length], f"{request}")
 
 
 def test_pipelined_data():
@@ -210,14 +226,13 @@ def test_errors_known():
 
 
 def test_bad_magic():
-    """S72: a bad request magic may drop that connection; others go on."""
+    """S72: a bad request magic drops that connection; others go on."""
     with Server() as server:
         for client in server.each():
             bad = server.client(client.mode)
             request, _ = bad.prepare(READ, 0, 512)
             bad.send(bad.pack(request, magic=0x12560953))
-            if not dropped(lambda bad=bad, request=request: bad.wait(request)):
-                check(request.error, "a request with a bad magic was executed")
+            check(dropped(lambda bad=bad, request=request: bad.wait(request)), "it is answered")
             client.in_sync()
 
 
