@@ -2,19 +2,22 @@
 /*
  * LD_PRELOAD shim for tests: fails, cuts or delays the file operations that a process makes on
  * one file, and logs them in the order in which they end. It must change nothing about any other
- * file. Any thread; no state but what start sets.
+ * file. Any thread; no state but what start sets, and whether an error of once: was told.
  *
  *   FAULT_TARGET  the file (told by device and inode)
  *   FAULT_LOG     gets "OPERATION OFFSET LENGTH FLAGS RESULT" per operation
  *   FAULT_RULES   file of rules, read anew at each operation: "OPERATION ACTION [LOW HIGH]"
  *                 OPERATION read, nowait (a read with RWF_NOWAIT), write, sync, dsync (a write
  *                 with RWF_DSYNC or RWF_SYNC) or allocate; ACTION an errno number, "short" (half
- *                 the bytes) or "delay:MILLISECONDS"; LOW and HIGH limit it to a byte range.
+ *                 the bytes), "delay:MILLISECONDS", or "once:ERRNO:MILLISECONDS" (the first of
+ *                 the process fails, so much later; those beside it do not, as with a lost page);
+ *                 LOW and HIGH limit it to a byte range.
  */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -42,6 +45,7 @@ static struct stat target;
 static bool have_target;
 static const char *rules_path;
 static int log_fd = -1;
+static atomic_flag told_once = ATOMIC_FLAG_INIT;
 
 __attribute__((constructor)) static void fault_start(void)
 {
@@ -100,6 +104,12 @@ static bool rule_apply(struct operation *op, const char *line)
 	if (strcmp(action, "short") == 0) {
 		op->cut = op->length > 1;
 		return false;
+	}
+	if (strncmp(action, "once:", 5) == 0) {
+		if (atomic_flag_test_and_set(&told_once))
+			return false;
+		memmove(action, action + 5, strlen(action + 5) + 1);
+		sleep_ms(atol(strchr(action, ':') + 1));
 	}
 	errno = atoi(action);
 	operation_log(op, -errno);

@@ -269,6 +269,20 @@ def test_failed_sync_without_room():
             check(client.flush().error in (EIO, ENOSPC), "flush after recovery")
 
 
+def test_two_flushes_one_error():
+    """S87: the kernel tells of a lost page once, to one of two fsyncs that run at a time, and this
+    one may return late: neither flush may say that all is well."""
+    with Server(fault=True, status=1) as server:
+        for pair in (("simple", "structured"), ("structured", "simple")):
+            clients = [server.client(mode) for mode in pair]
+            for n, client in enumerate(clients):
+                check(not client.write(n * 4096, b"a" * 4096).error, "write that is lost")
+            server.faults.set(f"sync once:{HOST_EIO}:1500")
+            requests = [client.request(FLUSH) for client in clients]
+            for client, request in zip(clients, requests):
+                check(client.wait(request).error == EIO, f"{request}")
+
+
 def test_sync_failing_at_exit():
     """S87: a sync that fails at exit is told by the exit status."""
     with Server(fault=True, status=1) as server:
@@ -318,6 +332,21 @@ def test_truncated_image():
             check(client.data(3 * MIB, 4096) == b"g" * 4096, "read of it")
             client.in_sync()
         server.good()
+
+
+def test_truncated_sparse_image():
+    """S76: the same where the file had been a hole: what is beyond its end now is no hole, and
+    reads as an error, not as zeroes."""
+    with Server(size=8 * MIB, content="") as server:
+        with open(server.image, "r+b") as image:
+            image.write(content_of(4 * MIB))
+        os.truncate(server.image, MIB)
+        for client in server.each():
+            for offset in (MIB, 2 * MIB, 6 * MIB, 8 * MIB - 4096):
+                request = client.read(offset, 4096)
+                check(request.error == EIO, f"{request}")
+            check(client.data(0, MIB) == content_of(MIB), "what is left")
+            client.in_sync()
 
 
 def test_file_size_limit():

@@ -108,6 +108,16 @@ def test_oversize_read():
             client.in_sync()
 
 
+def test_oversize_read_of_data():
+    """S80: a read of twice the maximum that was told, of data in memory, comes in chunks that are
+    not above it (the client's library checks each)."""
+    with Server(size=64 * MIB) as server:
+        whole = server.bytes()
+        for client in server.each():
+            check(client.data(0, 64 * MIB) == whole, "data")
+            check(client.data(1, 64 * MIB - 1) == whole[1:], "data from an odd offset")
+
+
 def test_oversize_write():
     """S34 S35: a write above 32 MiB is served, refused in sync, or dropped; nobody else hurts."""
     with Server(size=100 * MIB, content="") as server:
