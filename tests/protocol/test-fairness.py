@@ -113,10 +113,10 @@ def test_turns_at_the_disk():
     with Server(size=16 * MIB, fault=True) as server:
         server.faults.set(f"nowait {HOST_EAGAIN}", f"read delay:{SLOW}")
         greedy, modest = server.client("simple"), server.client("simple")
-        flood(greedy, 4 * FLOOD)
+        flood(greedy, 6 * FLOOD)
         until(lambda: flood_reads(server), "the flood is at the disk")
         waits = []
-        for n in range(5):
+        for n in range(3):
             before = flood_reads(server)
             check(modest.data(n * 4096, 512) == content_of(MIB)[n * 4096:n * 4096 + 512], "data")
             waits.append(flood_reads(server) - before)
