@@ -149,7 +149,7 @@ ANNOUNCED, SENT = 32 * MIB, 1000 * 1000
 
 def test_memory_of_the_stalled():
     """S84 S72: 400 clients that announce 32 MiB at an odd offset and stop after 1 MB hold no
-    buffers; the first of them goes on later, and every byte arrives."""
+    buffers; one of them goes on later, and every byte arrives."""
     with Server(size=64 * MIB, content="", environment=frugal()) as server:
         payload = content_of(ANNOUNCED, 84)
         server.good()
@@ -158,11 +158,11 @@ def test_memory_of_the_stalled():
         requests = [client.prepare(WRITE, 1, ANNOUNCED) for client in crowd]
         for client, (_, header) in zip(crowd, requests):
             client.send(header + payload[:SENT])
-        rest(server)
+        rest(server, 10)  # the server waits for half a minute for the rest of a request
         grown = resident(server) - before
         check(grown < 160 * MIB, f"{grown >> 20} MiB for {len(crowd)} stalled clients")
-        crowd[0].send(payload[SENT:])
-        check(not crowd[0].wait(requests[0][0]).error, "the write that went on")
+        crowd[-1].send(payload[SENT:])
+        check(not crowd[-1].wait(requests[-1][0]).error, "the write that went on")
         check(server.bytes(1, ANNOUNCED) == payload, "what was written")
         for client in crowd:
             client.close()
@@ -194,20 +194,20 @@ def comb(path):
 
 
 def test_memory_of_status_answers():
-    """S98 S72: four clients with 256 questions in flight for the status of 32768 extents each take
-    none of the answers, which would be 512 MiB: the server does not make them all."""
+    """S98 S72: two clients with 256 questions in flight for the status of 32768 extents each take
+    none of the answers, which would be 256 MiB: the server does not make them all."""
     with Server(size=EXTENTS * 4096, content="", environment=frugal()) as server:
         if not comb(server.image):
             raise Skip("no holes on this file system")
         server.good()
         before = resident(server)
-        crowd = [server.client(server.modes()[-1], [ALLOCATION]) for _ in range(4)]
+        crowd = [server.client(server.modes()[-1], [ALLOCATION]) for _ in range(2)]
         for client in crowd:
             client.send(b"".join(client.prepare(BLOCK_STATUS, 0, EXTENTS * 4096)[1]
                                  for _ in range(256)))
         rest(server)
         grown = resident(server) - before
-        check(grown < 128 * MIB, f"{grown >> 20} MiB of answers that nobody takes")
+        check(grown < 100 * MIB, f"{grown >> 20} MiB of answers that nobody takes")
         server.good()
         for client in crowd:
             client.close()
