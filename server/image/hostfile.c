@@ -122,7 +122,6 @@ int hostfile_use_direct(struct hostfile *file)
 	rc = direct_new(file->fd, path, file->writable, &file->direct);
 	if (rc)
 		return rc;
-	file->block_size = max_of(file->block_size, direct_alignment(file->direct));
 	/* What asks or uses the page cache has no answer here. */
 	file->nowait_read = false;
 	file->nowait_write = false;

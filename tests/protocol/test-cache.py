@@ -6,9 +6,10 @@ directsync answer a write when it is stable, unsafe does not flush at all.
 """
 
 import random
+import time
 
 from harness import MIB, Server, check, main
-from nbdraw import FUA
+from nbdraw import FUA, NO_HOLE, WRITE
 
 ODD = 2 * MIB + 777  # the last block is not whole
 
@@ -75,6 +76,26 @@ def test_neighbours_in_a_block():
                 client.wait_all()
             check(clients[0].data(4096, parts * length) == expected, "a part was lost")
             check(clients[1].data(0, 4096) == bytes([round_number]) * 4096, "the block before")
+
+
+def test_zeroes_beside_a_slow_write():
+    """S91: what became zero while a write changed another part of the block stays zero: the write
+    had read the block before."""
+    for flags in (0, NO_HOLE):
+        for offset, length in ((300, 100), (0, 8192), (100, 6000)):
+            with Server("--cache=none", size=MIB, fault=True) as server:
+                model = bytearray(server.bytes(0, 16384))
+                writer, other = server.client(), server.client()
+                server.faults.set("write delay:400 0 4096")
+                write = writer.request(WRITE, 10, 50, 0, b"w" * 50)
+                time.sleep(0.15)
+                server.faults.clear()
+                check(not other.zero(offset, length, flags).error, "zero")
+                check(not writer.wait(write).error, "write")
+                data = other.data(0, 16384)
+                model[offset:offset + length] = bytes(length)
+                model[10:60] = data[10:60] if offset < 60 else b"w" * 50
+                check(data == model, f"zeroes at {length}@{offset}, flags {flags}")
 
 
 def synced(*options, flags=0, flush=False):
