@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """
-What one client can take from the others: threads, turns at the disk, and memory. "Issue" is the
-first one: mute or hostile peers cost nothing. Numbers of operations are compared where that is
-possible, not times.
+What one client can take from the others: threads, turns at the disk, and memory; it must be
+nothing. Numbers of operations are compared where that is possible, not times.
 """
 
 import os
