@@ -84,7 +84,12 @@ programs: $(PROGRAMS)
 help: ## this list
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST) tests/*.mk
 
-$(BUILD)/obj/%.o: %.c
+.PHONY: need-packages
+need-packages:
+	@$(PKG_CONFIG) --exists $(PACKAGES) 2>/dev/null || \
+		{ echo "libraries are missing ($(PACKAGES)): run 'make deps' first" >&2; exit 1; }
+
+$(BUILD)/obj/%.o: %.c | need-packages
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -c $< -o $@
