@@ -15,10 +15,14 @@ from servers import Running
 MIB = 1 << 20
 TOOL_TIMEOUT = 120
 SPARSE_STRIDE, SPARSE_DATA = 16 * MIB, MIB
+FRESH_SIZE, TEBI = 64 << 30, 1 << 40
+# The images of qcow2 rows, and the raw ones that have the same content.
+RAW_TWINS = {"qcow2": "disk", "zlib": "zlib-raw", "fresh": "fresh-raw", "tebi": "tebi-raw"}
 
 
 class Images:
-    """The images: whole ones (on disk, on tmpfs), a sparse one, a source for copies in."""
+    """The images: whole ones (on disk, on tmpfs), a sparse one, a source for copies in, and qcow2:
+    a whole one, a compressed one, an empty one for each measurement, a very large one."""
 
     def __init__(self, directory, memory, size, load):
         self.size = size
@@ -26,12 +30,21 @@ class Images:
         directory, memory = Path(directory).resolve(), Path(memory).resolve()
         self.paths = {"disk": directory / "disk.img", "sparse": directory / "sparse.img",
                       "tmpfs": memory / "tmpfs.img", "source": memory / "source.img"}
+        for place, twin in RAW_TWINS.items():
+            self.paths[place] = directory / f"{place}.qcow2"
+            self.paths.setdefault(twin, directory / f"{twin}.img")
         self.load = load
 
     def make(self, places):
         for place in places:
             if place == "sparse":
                 self._make_sparse()
+            elif place == "zlib":
+                self._make_zlib()
+            elif place == "qcow2":
+                self._convert(place)
+            elif place in RAW_TWINS:
+                self.renew(place)
             else:
                 subprocess.run([self.load, "--op", "image", "--image", self.paths[place],
                                 "--size", str(self.size)], check=True, stdout=subprocess.DEVNULL)
@@ -45,6 +58,31 @@ class Images:
             image.flush()
             os.fsync(image.fileno())
 
+    def _qemu_img(self, *words):
+        subprocess.run(["qemu-img", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+
+    def _convert(self, place, *options):
+        self._qemu_img("convert", *options, "-f", "raw", "-O", "qcow2",
+                       self.paths[RAW_TWINS[place]], self.paths[place])
+        self.clean(place)
+
+    def _make_zlib(self):
+        with open(self.paths["zlib-raw"], "wb") as image:
+            for _ in range(self.size // 4 // MIB):
+                image.write(os.urandom(MIB // 2).hex().encode())
+        self._convert("zlib", "-c")
+
+    def renew(self, place):
+        """Empty ones, raw and qcow2; the large one has the tables for all of its clusters."""
+        fresh = place == "fresh"
+        options = [] if fresh else ["-o", "preallocation=metadata"]
+        self.paths[place].unlink(missing_ok=True)
+        self._qemu_img("create", "-q", "-f", "qcow2", *options, self.paths[place],
+                       FRESH_SIZE if fresh else TEBI)
+        self.clean(place)
+        with open(self.paths[RAW_TWINS[place]], "wb") as twin:
+            twin.truncate(FRESH_SIZE if fresh else TEBI)
+
     def sparse_data(self):
         return self.size // SPARSE_STRIDE * SPARSE_DATA
 
@@ -54,7 +92,7 @@ class Images:
             os.fsync(image.fileno())
 
     def warm(self, place, length=None):
-        left = length or self.size
+        left = length or self.paths[place].stat().st_size
         with open(self.paths[place], "rb", buffering=0) as image:
             while left > 0 and (chunk := image.read(min(4 * MIB, left))):
                 left -= len(chunk)
@@ -110,19 +148,25 @@ class Measurement:
         return json.loads(self._tool([self.load, *running.place.load_options(), *words], running))
 
     def _serve(self, row, server):
-        return Running(server, row.transport, self.images.paths[row.place], self.directory)
+        place, image_format = row.place, row.format
+        if server.serves_raw:
+            place, image_format = RAW_TWINS[place], "raw"
+        return Running(server, row.transport, self.images.paths[place], self.directory,
+                       image_format)
 
     # ---- kinds of rows ----
 
     def _load(self, row, server, round_number):
         if row.cold:
             self.images.drop(row.place)
+        if row.place == "fresh":
+            self.images.renew(row.place)
         with self._serve(row, server) as running:
-            if not row.cold:
+            if not row.cold and row.place != "fresh":
                 self._bench_load(running, row.load, min(0.1, self.seconds / 4), round_number + 100)
             result = self._timed(running, row.load, round_number)
-        if row.writes and row.place == "disk":
-            self.images.clean(row.place)
+        if row.writes and row.place != "tmpfs":
+            self.images.clean(RAW_TWINS[row.place] if server.serves_raw else row.place)
         return result
 
     def _timed(self, running, options, round_number):
@@ -131,6 +175,7 @@ class Measurement:
         time.sleep(0.02)
         used = running.cpu() - before
         return {"rate": told["ops"] / told["seconds"], "cpu": used / told["ops"],
+                "cores": used / told["seconds"],
                 "mib_per_second": told["bytes"] / MIB / told["seconds"],
                 "p50_us": told["p50_us"], "p99_us": told["p99_us"], "max_us": told["max_us"],
                 "client_cpu": told["client_cpu_seconds"] / told["ops"], "ops": told["ops"]}

@@ -42,6 +42,10 @@ def judge(row, rounds, subject):
     wanted = [("nbdkit", "rate", targets.nbdkit, "nbdkit"),
               ("qemu-nbd", "rate", targets.qemu, _best(rounds, [n for n in QEMU if n != subject])),
               ("CPU", "cpu", targets.cpu, "nbdkit")]
+    if row.format != "raw":
+        wanted = [item for item in wanted if item[3] != "nbdkit"]
+    if targets.raw:
+        wanted.append(("raw CPU", "cpu", targets.raw, "hawserd-raw"))
     if targets.best:
         wanted.append(("best peer", "rate", targets.best, _best(rounds, peers)))
     for against, field, target, peer in wanted:
@@ -51,6 +55,8 @@ def judge(row, rounds, subject):
             met = found["median"] <= target if field == "cpu" else found["median"] >= target
         out.append({"against": against, "field": field, "target": target, "peer": peer,
                     "ratio": found, "met": met})
+    if targets.cores:
+        out.append(_judge_cores(row, rounds, subject))
     if row.kind == "mix":
         out.append(_judge_waiting(rounds, subject))
     return out
@@ -63,6 +69,12 @@ def _judge_waiting(rounds, subject):
     return {"against": "p50/p99", "field": "waiting", "target": rows.WAITING_MAX,
             "peer": None, "ratio": found,
             "met": found["median"] <= rows.WAITING_MAX if found else None}
+
+
+def _judge_cores(row, rounds, subject):
+    found = spread(values(rounds, subject, "cores"))
+    return {"against": "cores", "field": "cores", "target": row.targets.cores, "peer": None,
+            "ratio": found, "met": found["median"] >= row.targets.cores if found else None}
 
 
 def _absolute(what, target, found):
@@ -138,7 +150,8 @@ def target_table(chosen, results, judged, subject):
             lines.append([row.title, text])
             continue
         numbers = [entry[subject] for entry in rounds if "rate" in entry.get(subject, {})]
-        extra = [f"{name} {cells[name]}" for name in ("best peer", "p50/p99") if name in cells]
+        extra = [f"{name} {cells[name]}" for name in ("best peer", "p50/p99", "raw CPU", "cores")
+                 if cells.get(name)]
         lines.append([row.title, rate_text(row, numbers), cells.get("nbdkit", ""),
                       cells.get("qemu-nbd", ""), cells.get("CPU", ""), ", ".join(extra)])
     wide = [line for line in lines if len(line) > 2]
@@ -148,16 +161,23 @@ def target_table(chosen, results, judged, subject):
     return text
 
 
-def server_table(chosen, results, names, base="nbdkit"):
-    """Medians of each server, and in brackets its throughput and CPU relative to nbdkit."""
+def server_table(chosen, results, names):
+    """Medians of each server, and in brackets its throughput and CPU relative to nbdkit, in rows
+    of qcow2 to hawserd on the raw image."""
     lines = [["work (throughput and CPU against nbdkit)", *names]]
     for row in chosen:
         rounds = results.get(row.key, [])
+        base = "nbdkit" if row.format == "raw" else "hawserd-raw"
+        told = [name for name in names if any(name in entry for entry in rounds)]
         if row.kind in ("holes", "memory", "startup"):
-            lines.append([row.title, *(_absolute_cell(row, rounds, name) for name in names)])
+            lines.append([row.title, *(_absolute_cell(row, rounds, name) if name in told else ""
+                                       for name in names)])
             continue
         cells = []
         for name in names:
+            if name not in told:
+                cells.append("")
+                continue
             numbers = [entry[name] for entry in rounds if "rate" in entry.get(name, {})]
             text = rate_text(row, numbers)
             pair = [ratios(rounds, name, base, field) for field in ("rate", "cpu")]

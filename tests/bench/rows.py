@@ -17,6 +17,8 @@ class Targets:
     qemu: Optional[float] = None  # throughput against qemu-nbd with its best aio
     cpu: Optional[float] = None  # server CPU for the same work against nbdkit
     best: Optional[float] = None  # throughput against the best of all peers
+    raw: Optional[float] = None  # server CPU of a qcow2 image against the same work on a raw one
+    cores: Optional[float] = None  # seconds of server CPU in a second: at least
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Row:
     cold: bool = False
     short: bool = True  # is part of the short mode
     rounds: Optional[int] = None  # no race: so many will do
+    format: str = "raw"
 
 
 def _load(op, size, depth, connections=1):
@@ -61,6 +64,18 @@ _WORKS = [
 ]
 _TCP = Targets(1.3, 2.5, 0.6)
 
+# The same against qemu-nbd, and against raw; every cluster is allocated.
+_QCOW2_WORKS = [
+    ("read-4k-d1", "4k randread depth 1", _load("read", 4 * KIB, 1), Targets(qemu=1.5, raw=1.1)),
+    ("read-4k-d16", "4k randread depth 16", _load("read", 4 * KIB, 16), Targets(raw=1.1)),
+    ("read-4k-d64", "4k randread depth 64", _load("read", 4 * KIB, 64),
+     Targets(qemu=3.5, raw=1.1)),
+    ("read-1m-d8", "1M read depth 8", _load("read", MIB, 8), Targets(qemu=3, raw=1.1)),
+    ("write-4k-d64", "4k randwrite in place, depth 64", _load("write", 4 * KIB, 64),
+     Targets(qemu=1.2, raw=1.1)),
+]
+_QCOW2_SHORT = ("read-4k-d64", "new-4k-d64")
+
 
 def _is_write(load):
     return load["op"] in ("write", "mixed")
@@ -74,6 +89,26 @@ def _data_rows():
             tcp = Targets(_TCP.nbdkit, _TCP.qemu, _TCP.cpu if targets.cpu else None)
             yield Row("tcp-" + key, "TCP " + title, "load", tcp, load, transport="tcp",
                       writes=_is_write(load))
+
+
+def _qcow2_rows():
+    for key, title, load, targets in _QCOW2_WORKS:
+        yield _qcow2_row(key, title, load, targets, "qcow2")
+    # Few enough that nearly each finds a cluster of its own in an image that large.
+    yield _qcow2_row("new-4k-d64", "4k randwrite, allocating, depth 64",
+                     {**_load("write", 4 * KIB, 64), "count": 8192}, Targets(qemu=2), "fresh")
+    yield _qcow2_row("new-1m-d8", "1M sequential write, allocating, depth 8",
+                     {**_load("write", MIB, 8), "sequential": True, "count": 1024},
+                     Targets(qemu=2), "fresh")
+    yield _qcow2_row("zlib-1m-d8", "1M sequential read, zlib, depth 8",
+                     {**_load("read", MIB, 8), "sequential": True}, Targets(cores=1.5), "zlib")
+    yield Row("qcow2-startup", "qcow2 of 1 TiB: start to first accept", "startup", rounds=7,
+              place="tebi", format="qcow2", short=False)
+
+
+def _qcow2_row(key, title, load, targets, place):
+    return Row("qcow2-" + key, "qcow2 " + title, "load", targets, load, place=place,
+               writes=_is_write(load), format="qcow2", short=key in _QCOW2_SHORT)
 
 
 ROWS = [
@@ -100,6 +135,7 @@ ROWS = [
     Row("memory", "memory: idle, after 1M reads, 16 x 32 MiB reads, writes", "memory",
         rounds=1),
     Row("startup", "start to first accept", "startup", rounds=7),
+    *_qcow2_rows(),
 ]
 
 # Absolute targets of the rows that are no race.

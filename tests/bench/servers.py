@@ -59,6 +59,8 @@ class Place:
 class Server:
     export = ""
     package = None
+    formats = ("raw",)
+    serves_raw = False  # takes the raw image that stands beside each qcow2 image
 
     def __init__(self, name, program, options=()):
         self.name, self.program, self.options = name, program, list(options)
@@ -66,29 +68,39 @@ class Server:
     def available(self):
         return shutil.which(self.program) is not None
 
-    def command(self, place, image, directory):
+    def command(self, place, image, directory, image_format):
         raise NotImplementedError
 
 
 class Hawserd(Server):
-    def command(self, place, image, directory):
+    formats = ("raw", "qcow2")
+
+    def command(self, place, image, directory, image_format):
         where = ["-k", place.path] if place.path else ["-p", str(place.port), "-b", "127.0.0.1"]
-        return [self.program, "-t", "-e", "0", "-f", "raw", *where, image]
+        return [self.program, "-t", "-e", "0", "-f", image_format, *where, image]
+
+
+class HawserdRaw(Hawserd):
+    """What hawserd costs without the format: a peer of its own in the rows of formats."""
+
+    formats = ("qcow2",)
+    serves_raw = True
 
 
 class QemuNbd(Server):
     package = "qemu-utils"
+    formats = ("raw", "qcow2")
 
-    def command(self, place, image, directory):
+    def command(self, place, image, directory, image_format):
         where = ["-k", place.path] if place.path else ["-p", str(place.port), "-b", "127.0.0.1"]
-        return [self.program, *self.options, "-t", "-e", "0", "-f", "raw", "--cache=writeback",
-                *where, image]
+        return [self.program, *self.options, "-t", "-e", "0", "-f", image_format,
+                "--cache=writeback", *where, image]
 
 
 class Nbdkit(Server):
     package = "nbdkit"
 
-    def command(self, place, image, directory):
+    def command(self, place, image, directory, image_format):
         where = ["-U", place.path] if place.path else ["-p", str(place.port), "-i", "127.0.0.1"]
         return [self.program, "-f", *where, "file", image]
 
@@ -99,7 +111,7 @@ class NbdServer(Server):
     export = "bench"
     package = "nbd-server"
 
-    def command(self, place, image, directory):
+    def command(self, place, image, directory, image_format):
         where = (f"unixsock = {place.path}" if place.path
                  else f"listenaddr = 127.0.0.1\nport = {place.port}")
         config = Path(directory) / "nbd-server.conf"
@@ -115,6 +127,7 @@ def known(build):
         QemuNbd("qemu-threads", "qemu-nbd", ["--aio=threads"]),
         QemuNbd("qemu-io_uring", "qemu-nbd", ["--aio=io_uring"]),
         NbdServer("nbd-server", "nbd-server"),
+        HawserdRaw("hawserd-raw", str(Path(build) / "hawserd")),
     ]
 
 
@@ -151,13 +164,13 @@ def _status(pid):
 class Running:
     """One server on one image."""
 
-    def __init__(self, server, transport, image, directory):
+    def __init__(self, server, transport, image, directory, image_format="raw"):
         self.server = server
         self.directory = Path(directory) / "life"
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir()
         self.place = Place(transport, self.directory)
-        self.command = server.command(self.place, str(image), self.directory)
+        self.command = server.command(self.place, str(image), self.directory, image_format)
         self.log = self.directory / "log"
         self.process = None
         self.roots = []
