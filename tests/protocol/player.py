@@ -95,7 +95,8 @@ class Player:
                 allowed = (0,) + tuple(self.errors)
                 check(request.error in allowed or request.flags & FAST_ZERO, f"{what} fails")
                 self.failed += 1
-                if request.command in CHANGING and not request.flags & FAST_ZERO:
+                refused = request.done and request.flags & FAST_ZERO
+                if request.command in CHANGING and not refused:
                     self.versions[operation.slot] = versions + list(map(operation.effect, versions))
                 continue
             if request.command == READ:

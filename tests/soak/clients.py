@@ -58,7 +58,7 @@ def raw_player(soak, player, mode):
                 player.verify()
             if player.rng.random() < 0.5:
                 client.disc()
-        except Dropped:
+        except (Dropped, OSError):
             player.judge()
             raise
         finally:

@@ -4,7 +4,7 @@
 soak.py SECONDS: a server under mixed load, good and hostile, on storage that is slow and fails,
 ended by signals and by force, and started again. Verified data must be right all the time. What
 the server holds must not grow: at rest (no client) descriptors and threads are what they were at
-the start, and its memory is that of the first rest; under load the medians of the laps agree.
+the start; its memory, at rest and under load, is in later laps what it was in earlier ones.
 
 HAWSERD names the program; SEED=N repeats the choices. Status 1 where anything went wrong.
 """
@@ -24,6 +24,7 @@ import clients
 from clients import ALLOCATION, CROWD_AT, FAULTY_AT, FAULTY_SIZE, MIB, SIZE
 
 from harness import SANITIZER, Server, content_of, until
+from nbdraw import Violation
 from player import SPAN, Crowd, Player
 
 SEED = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
@@ -32,9 +33,9 @@ PLAYERS = 4
 CROWD_AREA = 8 * 1024
 SAMPLE_EVERY = 0.1
 REST_SECONDS = 40  # for idle threads to end; only a deadline
-REST_GROWTH_KIB = 4 * 1024
-BUSY_GROWTH_KIB = 48 * 1024
-COUNT_GROWTH = 48
+# What the second half of the laps may have more than the first, beside half as much again. The
+# allocator keeps some of what many threads used at once.
+GROWTH = {"memory": 24 * 1024, "descriptors": 48, "threads": 24}
 
 # What each life of the server is like; in turn.
 LIVES = (
@@ -164,8 +165,11 @@ class Soak:
     def set_faults(self):
         if self.server.faults:
             high = FAULTY_AT + FAULTY_SIZE
-            self.server.faults.set(*(rule.format(low=FAULTY_AT, high=high)
-                                     for rule in self.rng.choice(RULES)))
+            rules = self.rng.choice(RULES)
+            # The system never cuts direct I/O inside of a block, and refuses what is cut so.
+            if "--cache=none" in self.server.command:
+                rules = [rule for rule in rules if "short" not in rule]
+            self.server.faults.set(*(rule.format(low=FAULTY_AT, high=high) for rule in rules))
             self.server.faults.forget()
 
     def end_under_load(self, how):
@@ -191,7 +195,10 @@ class Soak:
         with open(self.image, "rb") as image:
             for player in self.players:
                 image.seek(player.start)
-                player.compare(image.read(SPAN))
+                try:
+                    player.compare(image.read(SPAN))
+                except Violation as error:
+                    self.fail(f"after the end: {error}")
 
     def live(self, life, laps, seconds):
         with Server(*life["options"], image=self.image, tcp=life["tcp"], fault=life["fault"],
@@ -218,14 +225,15 @@ class Soak:
             for row in rows:
                 print(f"# {' '.join(life['options']) or '-'} {name}: {row.memory / 1024:.1f} MiB, "
                       f"{row.descriptors:g} descriptors, {row.threads:g} threads", flush=True)
-        if PLAIN and rests[-1].memory > rests[0].memory + REST_GROWTH_KIB:
-            self.fail(f"memory at rest grows: {[row.memory for row in rests]} KiB")
-        if PLAIN and busy[-1].memory > 1.5 * busy[0].memory + BUSY_GROWTH_KIB:
-            self.fail(f"memory under load grows: {[row.memory for row in busy]} KiB")
-        for column in ("descriptors", "threads"):
-            rows = [getattr(row, column) for row in busy]
-            if rows[-1] > 1.5 * rows[0] + COUNT_GROWTH:
-                self.fail(f"{column} under load grow: {rows}")
+        for name, rows in (("load", busy), ("rest", rests)):
+            for column, more in GROWTH.items():
+                values = [getattr(row, column) for row in rows]
+                half = (len(values) + 1) // 2
+                first, second = values[:half], values[half:] or values
+                if column == "memory" and not PLAIN:
+                    continue  # a sanitizer keeps what was freed
+                if statistics.median(second) > 1.5 * statistics.median(first) + more:
+                    self.fail(f"{column} at {name} grow: {values}")
 
 
 def main():
