@@ -32,6 +32,7 @@ PLAIN = os.environ.get("SANITIZER", "plain") == "plain"
 PLAYERS = 4
 CROWD_AREA = 8 * 1024
 SAMPLE_EVERY = 0.1
+SETTLE_SECONDS = 2
 REST_SECONDS = 40  # for idle threads to end; only a deadline
 # What the second half of the laps may have more than the first, beside half as much again. The
 # allocator keeps some of what many threads used at once.
@@ -107,6 +108,16 @@ class Soak:
             fields = dict(line.split(":", 1) for line in status)
         return Sample(int(fields["RssAnon"].split()[0]), len(os.listdir(f"/proc/{pid}/fd")),
                       int(fields["Threads"]))
+
+    def settle(self):
+        """What a new server holds when all of it is up: its control socket comes last."""
+        now, same_since = self.sample(), time.monotonic()
+        while time.monotonic() < same_since + SETTLE_SECONDS:
+            time.sleep(SAMPLE_EVERY)
+            before, now = now, self.sample()
+            if (now.descriptors, now.threads) != (before.descriptors, before.threads):
+                same_since = time.monotonic()
+        return now
 
     def rest(self, start):
         """Without clients: descriptors and threads as at the start."""
@@ -203,7 +214,7 @@ class Soak:
     def live(self, life, laps, seconds):
         with Server(*life["options"], image=self.image, tcp=life["tcp"], fault=life["fault"],
                     ends=True) as self.server:
-            start = self.sample()
+            start = self.settle()
             busy, rests = [], []
             for _ in range(laps):
                 if not self.failures:
