@@ -45,21 +45,42 @@ static int detach(const struct options *options)
 	return fflush(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-static int act(const struct options *options, unsigned int activation)
+static int act(struct options *options, unsigned int activation)
 {
+	struct error err = ERROR_INIT;
+
 	switch (options->mode) {
 	case OPTIONS_HELP:
 		return print_out(options_print_help);
 	case OPTIONS_VERSION:
 		return print_out(options_print_version);
-	case OPTIONS_LIST:
-		return list(options);
+	case OPTIONS_OBJECT_HELP:
+		return print_out(object_print_types);
 	case OPTIONS_DETACH:
 		return detach(options);
+	case OPTIONS_LIST:
 	case OPTIONS_SERVE:
 		break;
 	}
-	return service_run(options, activation);
+	if (object_set_create(&options->objects, &err) < 0)
+		return fail(&err);
+	return options->mode == OPTIONS_LIST ? list(options) : service_run(options, activation);
+}
+
+/* What the command line asks for; *options is cleared by the caller, whatever comes of it. */
+static int parse_and_act(struct options *options, int argc, char **argv)
+{
+	struct error err = ERROR_INIT;
+	int activation;
+
+	if (options_parse(options, argc, argv, &err) < 0)
+		return fail(&err);
+	if (options->verbose)
+		log_threshold = options->verbose > 1 ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO;
+	activation = notify_take_sockets(&err);
+	if (activation < 0 || options_check_activation(options, (unsigned int)activation, &err) < 0)
+		return fail(&err);
+	return act(options, (unsigned int)activation);
 }
 
 int main(int argc, char **argv)
@@ -67,7 +88,7 @@ int main(int argc, char **argv)
 	static char no_name[] = "hawserd";
 	struct error err = ERROR_INIT;
 	struct options options;
-	int activation;
+	int status;
 
 	log_init(argc ? argv[0] : no_name);
 	signal(SIGPIPE, SIG_IGN);
@@ -76,13 +97,7 @@ int main(int argc, char **argv)
 		return fail(&err);
 	if (argc) /* getopt_long speaks under the same name as we do */
 		argv[0] = (char *)(uintptr_t)log_program();
-	if (options_parse(&options, argc, argv, &err) < 0)
-		return fail(&err);
-	if (options.verbose)
-		log_threshold = options.verbose > 1 ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO;
-	activation = notify_take_sockets(&err);
-	if (activation < 0 ||
-	    options_check_activation(&options, (unsigned int)activation, &err) < 0)
-		return fail(&err);
-	return act(&options, (unsigned int)activation);
+	status = parse_and_act(&options, argc, argv);
+	options_clear(&options);
+	return status;
 }

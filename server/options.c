@@ -143,6 +143,15 @@ static int set_control(struct options *options, const char *value, struct error 
 	return control_check_path(value, err);
 }
 
+static int set_object(struct options *options, const char *value, struct error *err)
+{
+	if (!strcmp(value, "help")) {
+		options->mode = OPTIONS_OBJECT_HELP;
+		return 0;
+	}
+	return object_set_add(&options->objects, value, err);
+}
+
 static int set_help(struct options *options, const char *value, struct error *err)
 {
 	(void)value;
@@ -230,6 +239,9 @@ static const struct option_row table[] = {
 	FLAG('d', "disconnect", detach, "detach the nbd device that is given as FILE"),
 
 	HEADING("Others:"),
+	CALL(0, "object", "TYPE,id=ID,...", set_object,
+	     "make a thing that other options refer to by its ID;\n"
+	     "'help' lists the types"),
 	FLAG('L', "list", list, "show what the server at -k, or -b and -p, exports"),
 	CALL('h', "help", NULL, set_help, "print this help"),
 	CALL('V', "version", NULL, set_version, "print the version"),
@@ -239,7 +251,6 @@ static const struct option_row table[] = {
 	LATER(0, "discard", "MODE"),
 	LATER(0, "detect-zeroes", "MODE"),
 	LATER(0, "image-opts", NULL),
-	LATER(0, "object", "OBJECT"),
 	LATER(0, "tls-creds", "ID"),
 	LATER(0, "tls-authz", "ID"),
 	LATER(0, "tls-hostname", "HOST"),
@@ -359,7 +370,7 @@ int options_parse(struct options *options, int argc, char **argv, struct error *
 	while ((code = getopt_long(argc, argv, letters, long_options, NULL)) != -1) {
 		if (take(options, code, optarg, err) < 0)
 			return -EINVAL;
-		/* These two answer at once, whatever else is on the line. */
+		/* These answer at once, whatever else is on the line. */
 		if (options->mode != OPTIONS_SERVE)
 			return 0;
 	}
@@ -371,6 +382,11 @@ int options_parse(struct options *options, int argc, char **argv, struct error *
 	if (options->read_only || options->server.export_.load_snapshot)
 		options->server.export_.access = IMAGE_READ_ONLY;
 	return 0;
+}
+
+void options_clear(struct options *options)
+{
+	object_set_clear(&options->objects);
 }
 
 enum { HELP_COLUMN = 28 };

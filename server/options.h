@@ -13,17 +13,19 @@
 #include <stdio.h>
 
 #include "common/error.h"
+#include "object.h"
 #include "server.h"
 
 enum options_mode {
 	OPTIONS_SERVE,
-	OPTIONS_DETACH,  /* -d: server.export_.file is the device */
-	OPTIONS_LIST,    /* -L */
-	OPTIONS_HELP,    /* -h */
-	OPTIONS_VERSION, /* -V */
+	OPTIONS_DETACH,      /* -d: server.export_.file is the device */
+	OPTIONS_LIST,        /* -L */
+	OPTIONS_HELP,        /* -h */
+	OPTIONS_VERSION,     /* -V */
+	OPTIONS_OBJECT_HELP, /* --object help */
 };
 
-/* Strings are those of argv, or constants. */
+/* Strings are those of argv, or constants; options_clear() frees the rest. */
 struct options {
 	struct server_config server;
 	enum options_mode mode;
@@ -42,7 +44,8 @@ struct options {
 	bool list;
 	bool detach;
 	unsigned int verbose;
-	uint64_t seen; /* a bit for each row of the table that was given */
+	struct object_set objects; /* --object: noted, not yet made */
+	uint64_t seen;             /* a bit for each row of the table that was given */
 };
 
 #define OPTIONS_BIND_DEFAULT "0.0.0.0"
@@ -52,6 +55,9 @@ struct options {
  * argv as getopt_long(3) does.
  */
 int options_parse(struct options *options, int argc, char **argv, struct error *err);
+
+/* Frees what options_parse() has made, also where it failed. */
+void options_clear(struct options *options);
 
 /* Was this option (its long name) given? */
 bool options_given(const struct options *options, const char *name);

@@ -185,7 +185,7 @@ static const struct {
 	{"hawserd --discard=unmap a", "option '--discard' is not available"},
 	{"hawserd --detect-zeroes=on a", "option '--detect-zeroes' is not available"},
 	{"hawserd --image-opts driver=raw", "option '--image-opts' is not available"},
-	{"hawserd --object secret,id=x a", "option '--object' is not available"},
+	{"hawserd --object nothing,id=x a", "Invalid parameter 'nothing'; --object help lists"},
 	{"hawserd --tls-creds=x a", "option '--tls-creds' is not available"},
 	{"hawserd --tls-authz=x a", "option '--tls-authz' is not available"},
 	{"hawserd --tls-hostname=x -L", "option '--tls-hostname' is not available"},
