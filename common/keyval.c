@@ -19,12 +19,19 @@ static struct keyval_entry *find(const struct keyval *list, const char *key)
 	return NULL;
 }
 
+/* A value may be a passphrase. */
+static void wipe(struct keyval_entry *entry)
+{
+	explicit_bzero(entry->value, strlen(entry->value));
+}
+
 static int replace(struct keyval_entry *entry, const char *value, struct error *err)
 {
 	char *copy = strdup(value);
 
 	if (!copy)
 		return error_set(err, ENOMEM, "out of memory");
+	wipe(entry);
 	free(entry->value);
 	entry->value = copy;
 	entry->taken = false;
@@ -56,6 +63,7 @@ int keyval_set(struct keyval *list, const char *key, const char *value, struct e
 void keyval_clear(struct keyval *list)
 {
 	for (size_t i = 0; i < list->count; i++) {
+		wipe(&list->entries[i]);
 		free(list->entries[i].key);
 		free(list->entries[i].value);
 	}
@@ -107,6 +115,7 @@ int keyval_parse(struct keyval *list, const char *text, const char *implied, str
 		if (!*key)
 			return error_set(err, EINVAL, "a property has no name before its value");
 		rc = keyval_set(list, key, value, err);
+		explicit_bzero(value, strlen(value));
 	}
 	return rc;
 }
@@ -128,6 +137,14 @@ const char *keyval_take(struct keyval *list, const char *key)
 		return NULL;
 	entry->taken = true;
 	return entry->value;
+}
+
+void keyval_wipe(struct keyval *list, const char *key)
+{
+	struct keyval_entry *entry = find(list, key);
+
+	if (entry)
+		wipe(entry);
 }
 
 bool keyval_has_prefix(const struct keyval *list, const char *prefix)

@@ -44,6 +44,9 @@ const char *keyval_take(struct keyval *list, const char *key);
 /* As above without taking it. */
 const char *keyval_peek(const struct keyval *list, const char *key);
 
+/* Overwrites a value that must not stay in memory; keyval_clear() does so with all of them. */
+void keyval_wipe(struct keyval *list, const char *key);
+
 /* Is there a key that begins with prefix, taken or not? */
 bool keyval_has_prefix(const struct keyval *list, const char *prefix);
 

@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "object-secret.h"
+
 /* QEMU's threads for I/O: ours are a pool that all exports share, so there is nothing to make. */
 static const char *const iothread_keys[] = {
 	"poll-max-ns",     "poll-grow",       "poll-shrink", "aio-max-batch",
@@ -34,15 +36,17 @@ static const struct object_type type_iothread = {
 };
 
 static const struct object_type *const types[] = {
+	&object_type_secret,
+	&object_type_secret_keyring,
 	&type_iothread,
 };
 
 enum { TYPES = sizeof(types) / sizeof(types[0]) };
 
 /* Types of qemu-nbd that this version lacks are refused by name. */
-static const char *const later[] = {"secret",        "throttle-group", "tls-creds-anon",
-				    "tls-creds-psk", "tls-creds-x509", "authz-simple",
-				    "authz-list",    "authz-list-file"};
+static const char *const later[] = {"throttle-group", "tls-creds-anon", "tls-creds-psk",
+				    "tls-creds-x509", "authz-simple",   "authz-list",
+				    "authz-list-file"};
 
 void object_print_types(FILE *out)
 {
