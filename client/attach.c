@@ -77,6 +77,7 @@ struct job {
 	struct attach_wish wish;
 	const char *uri;
 	int index;
+	bool guessed; /* the operand is no entry of the table: it may be a host */
 	enum device_choice choice;
 	const struct device_interface *interface;
 	struct attach_links links;
@@ -126,7 +127,8 @@ static int find_entry(struct job *job, const char *operand, struct nbdtab_entry 
 			  operand);
 		return COMMAND_USAGE;
 	}
-	if (rc == -ENOENT)
+	job->guessed = rc == -ENOENT;
+	if (job->guessed)
 		return COMMAND_OK;
 	if (rc)
 		return COMMAND_FAILED;
@@ -358,6 +360,9 @@ static int run(int argc, char **argv, struct error *err)
 		status = check_options(&job, err);
 	if (status == COMMAND_OK)
 		status = attach(&job, err);
+	if (status == COMMAND_UNREACHABLE && job.guessed)
+		error_hint(err, " (" NBDTAB_PATH " has no entry '%s', so it was taken for a host)",
+			   operands.text[0]);
 	nbdtab_entry_clear(&entry);
 	return status;
 }

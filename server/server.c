@@ -489,6 +489,8 @@ static void begin_drain(struct server *server)
 	if (server->drain_deadline)
 		return;
 	server->drain_deadline = clock_now() + DRAIN_LIMIT;
+	if (server->config.stopping)
+		server->config.stopping(server->config.stopping_context);
 	watch_listeners(server, false);
 	for (connection = TAILQ_FIRST(&server->all); connection; connection = next) {
 		next = TAILQ_NEXT(connection, all);

@@ -51,6 +51,10 @@ struct server_config {
 	uint32_t handshake_limit_ms; /* 0 = none */
 	bool keep_memory_locked;     /* reclaim-safe service of a local kernel device */
 	bool signals_elsewhere;      /* server_run leaves signals alone: the caller takes them */
+	/* Told once, when the drain begins, on the thread of server_run; must not block. NULL:
+	 * nobody. */
+	void (*stopping)(void *context);
+	void *stopping_context;
 };
 
 /*

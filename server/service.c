@@ -171,6 +171,14 @@ static int device_is_ready(void *context, const char *device, struct error *err)
 	return tell_world(service, err);
 }
 
+/* Before the drain, which may last: the manager's timeout for the stop begins here. */
+static void tell_stopping(void *context)
+{
+	struct service *service = context;
+
+	notify_send(&service->notify, "STOPPING=1");
+}
+
 static int start_clients(struct service *service, struct error *err)
 {
 	const struct options *options = service->options;
@@ -198,6 +206,8 @@ static int start(struct service *service, unsigned int activation, struct error 
 		return rc;
 	if (service->options->device)
 		device_prepare_process();
+	service->config.stopping = tell_stopping;
+	service->config.stopping_context = service;
 	rc = server_open(&service->server, &service->config, err);
 	if (!rc)
 		rc = listen_everywhere(service, activation, err);
@@ -231,7 +241,6 @@ static int run(struct service *service, struct error *err)
 	int rc = server_run(service->server, err);
 	int link = device_link_finish(&service->link, &link_error);
 
-	notify_send(&service->notify, "STOPPING=1");
 	if (!rc && link) {
 		rc = link;
 		*err = link_error;

@@ -13,6 +13,9 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "protocol"))
+import nbdraw  # noqa: E402
+
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 HAWSERD = os.path.realpath(os.environ.get("HAWSERD") or os.path.join(
     TOP, os.environ.get("BUILD", "build"), "hawserd"))
@@ -158,6 +161,25 @@ def test_notify_forked(folder, image):
     started, main, ready, _ = notified(folder, image, os.path.join(folder, "notify"), "--fork")
     assert "READY=1" in ready.splitlines()
     assert started != main
+
+
+def test_notify_before_the_drain(folder, image):
+    """The manager hears of the stop while a client still holds it up by not reading."""
+    path, address = os.path.join(folder, "socket"), os.path.join(folder, "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(SECONDS)
+        server = start("-t", "-k", path, image, environment={"NOTIFY_SOCKET": address})
+        assert "READY=1" in manager.recv(4096).decode()
+        client = nbdraw.Client(path)
+        client.greet()
+        export = client.go()
+        for _ in range(64):
+            client.request(nbdraw.READ, 0, export.size)
+        server.terminate()
+        assert "STOPPING=1" in manager.recv(4096).decode()
+        client.close()
+        finish(server, 0)
 
 
 def test_notify_nobody(folder, image):
