@@ -164,7 +164,7 @@ def test_notify_forked(folder, image):
 
 
 def test_notify_before_the_drain(folder, image):
-    """The manager hears of the stop while a client still holds it up by not reading."""
+    """The manager hears of the stop while a client that did not read can still have it all."""
     path, address = os.path.join(folder, "socket"), os.path.join(folder, "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address)
@@ -178,6 +178,7 @@ def test_notify_before_the_drain(folder, image):
             client.request(nbdraw.READ, 0, export.size)
         server.terminate()
         assert "STOPPING=1" in manager.recv(4096).decode()
+        client.wait_all()
         client.close()
         finish(server, 0)
 
