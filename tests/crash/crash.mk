@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: MIT
-# Power cuts. Longer: build/tests/crash-qcow2 -n 5000 -s SEED
+# Power cuts, and faults of the host at every n-th operation, on all pairs of features of qcow2.
+# make crash [CUTS=n] [SEED=n] [OPERATIONS=n]: so many cuts of each pairing. `make check` has few.
 CRASH_TESTS := $(BUILD)/tests/crash-qcow2 $(BUILD)/tests/crash-qcow2-faults
 CHECKS      += $(CRASH_TESTS)
 
-$(BUILD)/tests/crash-qcow2: $(call objects,tests/crash/record.c)
-$(CRASH_TESTS): $(BUILD)/tests/crash-%: $(BUILD)/obj/tests/crash/crash-%.o $(BUILD)/libserver.a \
-                $(BUILD)/libcommon.a
+CRASH_OBJ := $(call objects,$(addprefix tests/crash/,features.c record.c history.c clients.c))
+
+$(BUILD)/tests/crash-qcow2: $(BUILD)/obj/tests/crash/crash-qcow2.o $(CRASH_OBJ)
+$(BUILD)/tests/crash-qcow2-faults: $(BUILD)/obj/tests/crash/crash-qcow2-faults.o \
+                                   $(call objects,tests/crash/features.c)
+$(CRASH_TESTS): $(BUILD)/libserver.a $(BUILD)/libcommon.a
 	@mkdir -p $(@D)
-	$(call link)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
+
+.PHONY: crash
+crash: $(BUILD)/tests/crash-qcow2 ## power cuts under qcow2, many (CUTS=n of each pairing, SEED=n)
+	@$< -v -n $(or $(CUTS),3000) -s $(or $(SEED),1) -o $(or $(OPERATIONS),60)
