@@ -23,6 +23,7 @@
 struct info_options {
 	bool json;
 	bool map;
+	const char *context;
 	uint64_t timeout;
 };
 
@@ -31,6 +32,8 @@ static const struct option_row info_options[] = {
 	 "write JSON for scripts, with the keys of nbdinfo"},
 	{"map", 'm', NULL, OPTION_FLAG, offsetof(struct info_options, map),
 	 "show which parts are data, holes and zeroes, instead of the rest"},
+	{"context", 'c', "NAME", OPTION_STRING, offsetof(struct info_options, context),
+	 "the map of this metadata context, instead of base:allocation"},
 	{"timeout", 't', "SECONDS", OPTION_SECONDS, offsetof(struct info_options, timeout),
 	 "give up on a server that does not answer (30; 0 waits for ever)"},
 	{0},
@@ -159,28 +162,27 @@ static int show_info(const char *uri, const struct info_options *options, struct
 
 /* ---- The map: rows go out as they come, because there may be millions ---- */
 
-static const char *type_words(uint32_t type)
-{
-	static const char *const words[] = {
-		[0] = "data",
-		[NBD_STATE_HOLE] = "hole",
-		[NBD_STATE_ZERO] = "zero",
-		[NBD_STATE_HOLE | NBD_STATE_ZERO] = "hole,zero",
-	};
-
-	return words[type];
-}
+struct map_output {
+	const char *name; /* of the context */
+	struct json json;
+};
 
 static void print_map_row(void *context, uint64_t offset, uint64_t length, uint32_t type)
 {
-	(void)context;
-	printf("%12" PRIu64 "  %12" PRIu64 "  %3" PRIu32 "  %s\n", offset, length, type,
-	       type_words(type));
+	const struct map_output *output = context;
+	char text[MAP_WORDS_MAX];
+	const char *words = map_words(output->name, type, text);
+
+	printf("%12" PRIu64 "  %12" PRIu64 "  %3" PRIu32 "%s%s\n", offset, length, type,
+	       words ? "  " : "", words ? words : "");
 }
 
 static void json_map_row(void *context, uint64_t offset, uint64_t length, uint32_t type)
 {
-	struct json *json = context;
+	struct map_output *output = context;
+	struct json *json = &output->json;
+	char text[MAP_WORDS_MAX];
+	const char *words = map_words(output->name, type, text);
 
 	if (!json->depth)
 		json_array_begin(json, NULL);
@@ -188,7 +190,8 @@ static void json_map_row(void *context, uint64_t offset, uint64_t length, uint32
 	json_number(json, "offset", offset);
 	json_number(json, "length", length);
 	json_number(json, "type", type);
-	json_string(json, "description", type_words(type));
+	if (words)
+		json_string(json, "description", words);
 	json_object_end(json);
 }
 
@@ -197,7 +200,9 @@ static int show_map(const char *text, const struct info_options *options, struct
 	AUTO_SESSION struct session session = SESSION_INIT;
 	__attribute__((cleanup(nbd_export_info_clear))) struct nbd_export_info info = {0};
 	int status = ask_server(&session, text, options->timeout, &info, err);
-	struct json json;
+	struct map_output output = {.name = options->context ? options->context
+							     : NBD_CONTEXT_ALLOCATION};
+	struct json *json = &output.json;
 	int rc;
 
 	if (status != COMMAND_OK)
@@ -205,16 +210,16 @@ static int show_map(const char *text, const struct info_options *options, struct
 	/* Make room for the library's connection: the server may take one at a time. */
 	client_handshake_abort(&session.handshake);
 	transport_close(&session.transport, TRANSPORT_CLOSE_CLEAN);
-	json_init(&json, stdout);
-	rc = map_walk(&session.uri, options->timeout, options->json ? json_map_row : print_map_row,
-		      &json, err);
+	json_init(json, stdout);
+	rc = map_walk(&session.uri, output.name, options->timeout,
+		      options->json ? json_map_row : print_map_row, &output, err);
 	if (rc)
 		return session_fault(&session, rc, err);
 	if (options->json) {
-		if (!json.depth)
-			json_array_begin(&json, NULL);
-		json_array_end(&json);
-		json_finish(&json);
+		if (!json->depth)
+			json_array_begin(json, NULL);
+		json_array_end(json);
+		json_finish(json);
 	}
 	return COMMAND_OK;
 }
@@ -227,7 +232,7 @@ static int run_info(int argc, char **argv, struct error *err)
 
 	if (status != COMMAND_GO_ON)
 		return status;
-	if (options.map)
+	if (options.map || options.context)
 		return show_map(operands.text[0], &options, err);
 	return show_info(operands.text[0], &options, err);
 }

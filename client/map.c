@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <libnbd.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/cleanup.h"
@@ -20,6 +21,7 @@
 
 struct walk {
 	struct nbd_handle *nbd;
+	const char *name; /* of the context */
 	uint64_t timeout;
 	uint64_t size;
 	uint64_t at;   /* everything before it has been told */
@@ -80,6 +82,28 @@ static bool completed(struct walk *walk, int64_t cookie)
 	       nbd_aio_peek_command_completed(walk->nbd) == cookie;
 }
 
+static int missing(const char *name, struct error *err)
+{
+	char shown[300];
+
+	if (!strcmp(name, NBD_CONTEXT_ALLOCATION))
+		return error_set(err, EOPNOTSUPP,
+				 "the server does not tell which parts of the export are holes "
+				 "(it has no base:allocation)");
+	printable_copy(shown, sizeof(shown), name, strlen(name));
+	return error_set(err, EOPNOTSUPP,
+			 "the server has no context '%s' for this export; 'hawser info' shows "
+			 "which it has",
+			 shown);
+}
+
+/* Bits that a later version of the protocol may define are of no interest. */
+static uint32_t known_bits(const char *name, uint32_t type)
+{
+	return strcmp(name, NBD_CONTEXT_ALLOCATION) ? type
+						    : type & (NBD_STATE_HOLE | NBD_STATE_ZERO);
+}
+
 static int open_handle(struct walk *walk, const struct nbd_uri *uri, struct error *err)
 {
 	static const char what[] = "cannot read the map";
@@ -93,8 +117,7 @@ static int open_handle(struct walk *walk, const struct nbd_uri *uri, struct erro
 		return rc;
 	walk->nbd = nbd_create();
 	if (!walk->nbd || nbd_set_export_name(walk->nbd, uri->export_) ||
-	    nbd_add_meta_context(walk->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) ||
-	    nbd_aio_connect_socket(walk->nbd, fd))
+	    nbd_add_meta_context(walk->nbd, walk->name) || nbd_aio_connect_socket(walk->nbd, fd))
 		return library_fault(what, err);
 	take_fd(&fd);
 	rc = drive(walk, connected, 0, what, err);
@@ -102,10 +125,8 @@ static int open_handle(struct walk *walk, const struct nbd_uri *uri, struct erro
 		return rc;
 	if (nbd_aio_is_ready(walk->nbd) <= 0)
 		return library_fault(what, err);
-	if (nbd_can_meta_context(walk->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) <= 0)
-		return error_set(err, EOPNOTSUPP,
-				 "the server does not tell which parts of the export are holes "
-				 "(it has no base:allocation)");
+	if (nbd_can_meta_context(walk->nbd, walk->name) <= 0)
+		return missing(walk->name, err);
 	size = nbd_get_size(walk->nbd);
 	if (size < 0)
 		return library_fault(what, err);
@@ -129,12 +150,11 @@ static int take_extents(void *context, const char *name, uint64_t offset, uint32
 	struct walk *walk = context;
 
 	(void)error;
-	if (strcmp(name, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0 || offset != walk->at ||
-	    walk->answered)
+	if (strcmp(name, walk->name) != 0 || offset != walk->at || walk->answered)
 		return 0;
 	walk->answered = true;
 	for (size_t i = 0; i + 1 < count; i += 2) {
-		uint32_t type = entries[i + 1] & (NBD_STATE_HOLE | NBD_STATE_ZERO);
+		uint32_t type = known_bits(walk->name, entries[i + 1]);
 
 		if (type != walk->run_type)
 			end_run(walk);
@@ -169,11 +189,11 @@ static int step(struct walk *walk, struct error *err)
 	return 0;
 }
 
-int map_walk(const struct nbd_uri *uri, uint64_t timeout, map_visit *visit, void *context,
-	     struct error *err)
+int map_walk(const struct nbd_uri *uri, const char *name, uint64_t timeout, map_visit *visit,
+	     void *context, struct error *err)
 {
 	__attribute__((cleanup(close_handle))) struct nbd_handle *nbd = NULL;
-	struct walk walk = {.timeout = timeout, .visit = visit, .context = context};
+	struct walk walk = {.name = name, .timeout = timeout, .visit = visit, .context = context};
 	int rc = open_handle(&walk, uri, err);
 
 	nbd = walk.nbd;
@@ -185,4 +205,44 @@ int map_walk(const struct nbd_uri *uri, uint64_t timeout, map_visit *visit, void
 	/* A goodbye, so that the server does not count a lost client. */
 	nbd_shutdown(nbd, 0);
 	return 0;
+}
+
+/* ---- Words ---- */
+
+static const char *allocation_words(uint32_t type)
+{
+	static const char *const words[] = {
+		[0] = "data",
+		[NBD_STATE_HOLE] = "hole",
+		[NBD_STATE_ZERO] = "zero",
+		[NBD_STATE_HOLE | NBD_STATE_ZERO] = "hole,zero",
+	};
+
+	return type < sizeof(words) / sizeof(words[0]) ? words[type] : NULL;
+}
+
+static const char *depth_words(uint32_t depth, char text[MAP_WORDS_MAX])
+{
+	if (depth < 2)
+		return depth ? "local" : "absent";
+	snprintf(text, MAP_WORDS_MAX, "backing depth %" PRIu32, depth);
+	return text;
+}
+
+static const char *dirty_words(uint32_t type)
+{
+	if (type & ~(uint32_t)NBD_STATE_DIRTY)
+		return NULL;
+	return type ? "dirty" : "clean";
+}
+
+const char *map_words(const char *name, uint32_t type, char text[MAP_WORDS_MAX])
+{
+	if (!strcmp(name, NBD_CONTEXT_ALLOCATION))
+		return allocation_words(type);
+	if (!strcmp(name, NBD_CONTEXT_ALLOCATION_DEPTH))
+		return depth_words(type, text);
+	if (!strncmp(name, NBD_CONTEXT_DIRTY_BITMAP, strlen(NBD_CONTEXT_DIRTY_BITMAP)))
+		return dirty_words(type);
+	return NULL;
 }

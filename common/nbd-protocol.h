@@ -140,6 +140,14 @@ enum nbd_errno {
 	NBD_ESHUTDOWN = 108,
 };
 
+/* Metadata contexts. The last one is a prefix of names. */
+#define NBD_CONTEXT_ALLOCATION       "base:allocation"
+#define NBD_CONTEXT_ALLOCATION_DEPTH "qemu:allocation-depth"
+#define NBD_CONTEXT_DIRTY_BITMAP     "qemu:dirty-bitmap:"
+
+/* Status of a dirty bitmap. */
+enum { NBD_STATE_DIRTY = 1 << 0 };
+
 /* base:allocation status bits. */
 enum {
 	NBD_STATE_HOLE = 1 << 0,

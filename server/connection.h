@@ -33,7 +33,8 @@ enum payload_mode {
 	PAYLOAD_DISCARD, /* the request has failed already: read and forget */
 };
 
-enum { PAYLOAD_COLLECT_MAX = 64 };
+/* BLOCK_STATUS that names each context there can be. */
+enum { PAYLOAD_COLLECT_MAX = 8 + 4 * CONTEXTS_MAX };
 
 struct payload {
 	enum payload_mode mode;
@@ -195,7 +196,7 @@ void read_continue(struct connection *connection);
 
 /* status.c */
 void status_begin(struct connection *connection, const struct nbd_request *request,
-		  unsigned int contexts);
+		  uint64_t contexts);
 void status_payload(struct connection *connection, const struct nbd_request *request,
 		    const uint8_t *payload, uint32_t length);
 

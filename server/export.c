@@ -21,7 +21,8 @@ int export_open(struct export *export, const struct export_config *config, struc
 
 	*export = (struct export){.name = config->name ? config->name : "",
 				  .description = config->description,
-				  .offset = config->offset};
+				  .offset = config->offset,
+				  .allocation_depth = config->allocation_depth};
 	statistics_book_init(&export->statistics);
 	pthread_mutex_init(&export->flush_lock, NULL);
 	pthread_cond_init(&export->flush_ended, NULL);
@@ -51,7 +52,10 @@ int export_open(struct export *export, const struct export_config *config, struc
 	}
 	export->size = export->image->size - config->offset;
 	export->read_only = export->image->read_only || config->access == IMAGE_READ_ONLY;
-	return 0;
+	rc = export_bitmaps_open(export, config, err);
+	if (rc)
+		export_close(export);
+	return rc;
 }
 
 void export_refresh(struct export *export)
@@ -65,6 +69,7 @@ void export_refresh(struct export *export)
 
 void export_close(struct export *export)
 {
+	export_bitmaps_close(export);
 	image_close(export->image);
 	export->image = NULL;
 	pthread_mutex_destroy(&export->flush_lock);

@@ -31,6 +31,10 @@ struct export
 	bool read_only;
 	struct cache_mode cache;
 	bool multi_conn; /* more than one client at a time is served */
+	bool allocation_depth;
+	struct image_bitmap **bitmaps;
+	char **bitmap_contexts; /* their names on the wire */
+	size_t bitmap_count;
 	struct statistics_book statistics;
 
 	/* Any thread, under flush_lock. */
@@ -53,6 +57,33 @@ int export_open(struct export *export, const struct export_config *config, struc
 /* Takes note of an image that was resized outside; new clients are told. Main loop. */
 void export_refresh(struct export *export);
 void export_close(struct export *export);
+
+/*
+ * What block status can tell of an export, its metadata contexts. A context's id, on the wire, too,
+ * is its number here; those of bitmaps follow.
+ */
+enum export_context {
+	CONTEXT_BASE_ALLOCATION,
+	CONTEXT_ALLOCATION_DEPTH,
+	CONTEXT_FIRST_BITMAP,
+	CONTEXTS_MAX = CONTEXT_FIRST_BITMAP + SERVER_BITMAPS_MAX,
+};
+_Static_assert(CONTEXTS_MAX <= 64, "a set of contexts is a word of bits");
+
+/* Part of export_open(): the bitmaps that the configuration names, in the image or below it. */
+int export_bitmaps_open(struct export *export, const struct export_config *config,
+			struct error *err);
+void export_bitmaps_close(struct export *export);
+
+/* The name of the context with this id; NULL: the export has none such. */
+const char *export_context_name(const struct export *export, unsigned int id);
+
+/* A run of equal status, in order and without gaps; neighbours may be equal. False: enough. */
+typedef bool export_status_visit(void *context, uint64_t length, uint32_t status);
+
+/* Tells one context of a range. Blocking. 0 or -errno. */
+int export_status(struct export *export, unsigned int id, uint64_t offset, uint64_t length,
+		  export_status_visit *visit, void *context);
 
 /* Transmission flags of a connection that negotiated these replies. */
 uint16_t export_flags(const struct export *export, bool structured, bool extended, bool contexts);

@@ -8,49 +8,60 @@
 
 #include "handshake-options.h"
 
-/* Contexts by their names on the wire; the row is the context's id. */
-static const char *const context_names[CONTEXT_COUNT] = {
-	[CONTEXT_BASE_ALLOCATION] = "base:allocation",
-};
+/* Prefixes that ask LIST for all contexts that have them. */
+static const char *const wildcards[] = {"base:", "qemu:", NBD_CONTEXT_DIRTY_BITMAP};
 
-/* Does a query of LIST (wildcards allowed) or SET (they are not, S42) mean this context? */
-static bool query_matches(struct nbd_string query, const char *name, bool wildcards)
+static bool wildcard_matches(struct nbd_string query, const char *name)
 {
-	const char *colon = strchr(name, ':');
-	size_t namespace_length = (size_t)(colon - name) + 1;
-
-	if (nbd_string_equals(query, name))
-		return true;
-	return wildcards && query.length == namespace_length &&
-	       memcmp(query.text, name, namespace_length) == 0;
+	for (size_t i = 0; i < sizeof(wildcards) / sizeof(wildcards[0]); i++)
+		if (nbd_string_equals(query, wildcards[i]))
+			return strncmp(name, wildcards[i], query.length) == 0;
+	return false;
 }
 
-static unsigned int match_contexts(const struct nbd_meta_request *request, bool wildcards)
+/* The contexts that a query of LIST (wildcards allowed) or SET (they are not, S42) means. */
+static uint64_t match_query(const struct export *export, struct nbd_string query, bool list)
 {
-	const uint8_t *cursor = request->queries;
-	struct nbd_string query;
-	unsigned int found = 0;
+	uint64_t found = 0;
 
-	for (uint32_t i = 0; i < request->count; i++) {
-		if (!nbd_meta_query_next(request, &cursor, &query))
-			break;
-		for (unsigned int id = 0; id < CONTEXT_COUNT; id++)
-			if (query_matches(query, context_names[id], wildcards))
-				found |= 1u << id;
+	for (unsigned int id = 0; id < CONTEXTS_MAX; id++) {
+		const char *name = export_context_name(export, id);
+
+		if (name &&
+		    (nbd_string_equals(query, name) || (list && wildcard_matches(query, name))))
+			found |= UINT64_C(1) << id;
 	}
 	return found;
 }
 
-static void reply_contexts(struct handshake *handshake, unsigned int contexts, bool with_ids)
+static uint64_t match_contexts(const struct export *export, const struct nbd_meta_request *request,
+			       bool list)
 {
-	for (unsigned int id = 0; id < CONTEXT_COUNT; id++) {
-		uint8_t data[4 + 64];
-		size_t length = strlen(context_names[id]);
+	const uint8_t *cursor = request->queries;
+	struct nbd_string query;
+	uint64_t found = 0;
 
-		if (!(contexts & (1u << id)))
+	for (uint32_t i = 0; i < request->count; i++) {
+		if (!nbd_meta_query_next(request, &cursor, &query))
+			break;
+		found |= match_query(export, query, list);
+	}
+	return found;
+}
+
+static void reply_contexts(struct handshake *handshake, const struct export *export,
+			   uint64_t contexts, bool with_ids)
+{
+	for (unsigned int id = 0; id < CONTEXTS_MAX; id++) {
+		const char *name = export_context_name(export, id);
+		uint8_t data[4 + NBD_STRING_MAX];
+		size_t length;
+
+		if (!name || !(contexts & (UINT64_C(1) << id)))
 			continue;
+		length = strlen(name); /* export_bitmaps_open() has seen to it that it is short */
 		nbd_put32(data, with_ids ? id : 0);
-		memcpy(data + 4, context_names[id], length);
+		memcpy(data + 4, name, length);
 		handshake_reply(handshake, NBD_REP_META_CONTEXT, data, (uint32_t)(4 + length));
 	}
 	handshake_reply(handshake, NBD_REP_ACK, NULL, 0);
@@ -84,13 +95,13 @@ void handshake_list_meta_context(struct handshake *handshake, const uint8_t *pay
 				 uint32_t length)
 {
 	struct nbd_meta_request request;
+	struct export *export = parse_request(handshake, payload, length, &request);
 
-	if (!parse_request(handshake, payload, length, &request))
+	if (!export)
 		return;
 	/* No query asks for everything (S41). */
-	reply_contexts(handshake,
-		       request.count ? match_contexts(&request, true) : (1u << CONTEXT_COUNT) - 1,
-		       false);
+	reply_contexts(handshake, export,
+		       request.count ? match_contexts(export, &request, true) : UINT64_MAX, false);
 }
 
 void handshake_set_meta_context(struct handshake *handshake, const uint8_t *payload,
@@ -109,6 +120,6 @@ void handshake_set_meta_context(struct handshake *handshake, const uint8_t *payl
 	if (!export)
 		return;
 	handshake->terms.context_export = strdup(export->name);
-	handshake->terms.contexts = match_contexts(&request, false);
-	reply_contexts(handshake, handshake->terms.contexts, true);
+	handshake->terms.contexts = match_contexts(export, &request, false);
+	reply_contexts(handshake, export, handshake->terms.contexts, true);
 }

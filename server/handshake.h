@@ -41,18 +41,12 @@ enum handshake_phase {
 	HANDSHAKE_DROP,    /* close at once: the peer broke a MUST */
 };
 
-/* Contexts of block status; a bit each in contexts, and the context ids on the wire. */
-enum handshake_context {
-	CONTEXT_BASE_ALLOCATION,
-	CONTEXT_COUNT,
-};
-
 /* What was agreed; transmission reads it. */
 struct handshake_terms {
 	bool structured;
 	bool extended;
-	unsigned int contexts; /* 1 << enum handshake_context */
-	char *context_export;  /* the name that the selection is valid for, or NULL (S46) */
+	uint64_t contexts;    /* of block status: a bit each, its number the id */
+	char *context_export; /* the name that the selection is valid for, or NULL (S46) */
 };
 
 /* What the machine asks of its world. */

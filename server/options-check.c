@@ -28,15 +28,16 @@ static const struct {
 	{"stdio", "bind"},
 	{"stdio", "connect"},
 	{"connect", "disconnect"},
+	{"load-snapshot", "bitmap"},
 	{"run", "list"},
 	{"stdio", "list"},
 	{"control", "list"},
 };
 
 /* What -L has no use for, in qemu-nbd's words. */
-static const char *const not_with_list[] = {"export-name", "description", "offset",
-					    "connect",     "disconnect",  "format",
-					    "cache",       "nocache",     "load-snapshot"};
+static const char *const not_with_list[] = {
+	"export-name", "description", "offset",        "connect", "disconnect",      "format",
+	"cache",       "nocache",     "load-snapshot", "bitmap",  "allocation-depth"};
 
 static int check_list(const struct options *options, int operands, struct error *err)
 {

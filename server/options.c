@@ -131,6 +131,23 @@ static int set_cache(struct options *options, const char *value, struct error *e
 	return error_set(err, EINVAL, "Invalid cache mode `%s'", value);
 }
 
+static int set_bitmap(struct options *options, const char *value, struct error *err)
+{
+	struct export_config *config = &options->server.export_;
+
+	for (size_t i = 0; i < config->bitmap_count; i++)
+		if (!strcmp(config->bitmaps[i], value))
+			return 0;
+	if (config->bitmap_count == SERVER_BITMAPS_MAX)
+		return error_set(err, EINVAL, "--bitmap can be given %d times at most",
+				 SERVER_BITMAPS_MAX);
+	/* The last one comes first, as in qemu-nbd: ids and the order of lists are the same. */
+	config->bitmap_count++;
+	config->bitmaps = options->bitmaps + SERVER_BITMAPS_MAX - config->bitmap_count;
+	options->bitmaps[SERVER_BITMAPS_MAX - config->bitmap_count] = value;
+	return 0;
+}
+
 static int set_nocache(struct options *options, const char *value, struct error *err)
 {
 	(void)value;
@@ -211,6 +228,9 @@ static const struct option_row table[] = {
 	     "ID or name, or snapshot.id=ID,snapshot.name=NAME"),
 	FLAG(0, "no-references", server.export_.no_references,
 	     "refuse an image that names other files"),
+	FLAG('A', "allocation-depth", server.export_.allocation_depth,
+	     "tell which image of a chain holds what"),
+	CALL('B', "bitmap", "NAME", set_bitmap, "tell this dirty bitmap of the image; can be repeated"),
 	FLAG(0, "drop-bitmaps", server.export_.drop_bitmaps,
 	     "write even if dirty bitmaps in the image become void"),
 	FLAG(0, "auto-read-only", auto_read_only, "serve read-only where the image cannot be written"),
@@ -255,8 +275,6 @@ static const struct option_row table[] = {
 	LATER(0, "tls-authz", "ID"),
 	LATER(0, "tls-hostname", "HOST"),
 	LATER('T', "trace", "PATTERN"),
-	LATER('B', "bitmap", "NAME"),
-	LATER('A', "allocation-depth", NULL),
 	LATER(0, "selinux-label", "LABEL"),
 };
 /* clang-format on */

@@ -43,6 +43,7 @@ struct options {
 	bool cache_given;
 	bool list;
 	bool detach;
+	const char *bitmaps[SERVER_BITMAPS_MAX];
 	unsigned int verbose;
 	struct object_set objects; /* --object: noted, not yet made */
 	uint64_t seen;             /* a bit for each row of the table that was given */

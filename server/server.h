@@ -29,17 +29,23 @@ struct cache_mode {
 	bool ignore_flush;  /* flushes do nothing: for images that may be lost */
 };
 
+/* Dirty bitmaps of one export. */
+enum { SERVER_BITMAPS_MAX = 62 };
+
 /* One export. Strings belong to the caller and outlive the server. */
 struct export_config {
-	const char *file;          /* path of the image */
-	const char *format;        /* "raw", or NULL to probe */
-	const char *name;          /* export name, "" is the default export */
-	const char *description;   /* NULL or "" for none */
-	uint64_t offset;           /* start of the window, bytes */
-	const char *load_snapshot; /* -l: an internal snapshot instead of the disk, or NULL */
-	bool snapshot;             /* -s: writes go to a temporary overlay */
-	bool no_references;        /* refuse an image that names other files */
-	bool drop_bitmaps;         /* write although dirty bitmaps become void */
+	const char *file;           /* path of the image */
+	const char *format;         /* "raw", or NULL to probe */
+	const char *name;           /* export name, "" is the default export */
+	const char *description;    /* NULL or "" for none */
+	uint64_t offset;            /* start of the window, bytes */
+	const char *load_snapshot;  /* -l: an internal snapshot instead of the disk, or NULL */
+	bool snapshot;              /* -s: writes go to a temporary overlay */
+	bool no_references;         /* refuse an image that names other files */
+	bool drop_bitmaps;          /* write although dirty bitmaps become void */
+	bool allocation_depth;      /* -A: tell which image of a chain holds what */
+	const char *const *bitmaps; /* -B: names of the dirty bitmaps to tell */
+	size_t bitmap_count;        /* at most SERVER_BITMAPS_MAX */
 	enum image_access access;
 	struct cache_mode cache;
 };

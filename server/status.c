@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * BLOCK_STATUS: a worker walks the image's map, the connection's thread sends one chunk a context.
- * Both wire forms are made here. A short answer is legal; a wrong one is not.
+ * BLOCK_STATUS: a worker asks the export for each context and makes the whole reply, a chunk a
+ * context; the connection's thread sends it. Both wire forms are made here. A short answer is
+ * legal; a wrong one is not.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -14,12 +15,14 @@
 /* 32-bit answers cannot say more about one extent; a round number keeps alignment. */
 #define EXTENT_LENGTH_MAX UINT64_C(0xfffff000)
 
-/* The walk of one answer: extents of the wire form are appended to out, equal neighbours merged. */
+/* The walk of one context: extents of the wire form are appended to out, equal neighbours merged.
+ */
 struct walk {
 	struct outbuf *out;
 	bool extended;
-	unsigned int count;
-	uint64_t length; /* the extent that is being grown; 0: none */
+	unsigned int count; /* extents that are out */
+	unsigned int most;  /* that there may be */
+	uint64_t length;    /* the extent that is being grown; 0: none */
 	uint32_t status;
 };
 
@@ -39,85 +42,83 @@ static void walk_emit(struct walk *walk)
 }
 
 /* False when the answer is full. */
-static bool walk_add(struct walk *walk, uint64_t length, uint32_t status)
+static bool walk_add(void *context, uint64_t length, uint32_t status)
 {
+	struct walk *walk = context;
+
 	if (walk->length && walk->status == status &&
 	    (walk->extended || walk->length + length <= EXTENT_LENGTH_MAX)) {
 		walk->length += length;
 		return true;
 	}
 	walk_emit(walk);
-	if (walk->count == STATUS_EXTENTS_MAX)
+	if (walk->count == walk->most)
 		return false;
 	walk->status = status;
 	walk->length = walk->extended ? length : min_of(length, EXTENT_LENGTH_MAX);
 	return walk->length == length;
 }
 
-static uint32_t allocation_status(const struct extent *extent)
+/* One chunk with all that is told about one context. */
+static int add_context(struct job *job, unsigned int id, bool last)
 {
-	return (extent->hole ? NBD_STATE_HOLE : 0) |
-	       (extent->kind == EXTENT_ZERO ? NBD_STATE_ZERO : 0);
+	const struct nbd_request *request = &job->pending->request;
+	bool extended = job->connection->terms.extended;
+	size_t head = nbd_chunk_size(extended), prefix = extended ? 8 : 4, start = job->answer.used;
+	unsigned int contexts = (unsigned int)__builtin_popcountll(job->contexts);
+	struct walk walk = {
+		.out = &job->answer, .extended = extended, .most = STATUS_EXTENTS_MAX / contexts};
+	uint8_t *at;
+	int rc;
+
+	if (job->flags & NBD_CMD_FLAG_REQ_ONE)
+		walk.most = 1;
+	outbuf_extend(&job->answer, head + prefix);
+	rc = export_status(job->connection->export_, id, job->offset, job->length, walk_add, &walk);
+	if (rc)
+		return rc;
+	walk_emit(&walk);
+	if (job->answer.failed)
+		return -ENOMEM;
+	at = job->answer.bytes + start; /* only now: the buffer has moved */
+	nbd_chunk_build(at, extended, last ? NBD_REPLY_FLAG_DONE : 0,
+			extended ? NBD_REPLY_BLOCK_STATUS_EXT : NBD_REPLY_BLOCK_STATUS,
+			request->cookie, request->offset, job->answer.used - start - head);
+	nbd_put32(at + head, id);
+	if (extended)
+		nbd_put32(at + head + 4, walk.count);
+	return 0;
 }
 
 static void run_status(struct job *job)
 {
-	struct walk walk = {.out = &job->answer, .extended = job->connection->terms.extended};
-	uint64_t position = job->offset, end = job->offset + job->length;
-	bool one = job->flags & NBD_CMD_FLAG_REQ_ONE;
+	uint64_t left = job->contexts;
 
-	while (position < end) {
-		struct extent extent;
+	while (left && !job->result) {
+		unsigned int id = (unsigned int)__builtin_ctzll(left);
 
-		job->result = export_map(job->connection->export_, position, end - position,
-					 MAP_STATUS, 0, &extent);
-		if (job->result)
-			return;
-		if (one && walk.length && walk.status != allocation_status(&extent))
-			break;
-		if (!walk_add(&walk, extent.length, allocation_status(&extent)))
-			break;
-		position += extent.length;
+		left &= left - 1;
+		job->result = add_context(job, id, !left);
 	}
-	walk_emit(&walk);
-	if (job->answer.failed)
-		job->result = -ENOMEM;
-}
-
-static void add_answer(struct connection *connection, const struct nbd_request *request,
-		       unsigned int context, const struct outbuf *answer)
-{
-	bool extended = connection->terms.extended;
-	size_t head = nbd_chunk_size(extended), prefix = extended ? 8 : 4;
-	uint8_t *at = reply_reserve(connection, head + prefix);
-
-	if (!at)
-		return;
-	statistics_count(&connection->statistics, request->type, request->length, 0);
-	nbd_chunk_build(at, extended, NBD_REPLY_FLAG_DONE,
-			extended ? NBD_REPLY_BLOCK_STATUS_EXT : NBD_REPLY_BLOCK_STATUS,
-			request->cookie, request->offset, prefix + answer->used);
-	nbd_put32(at + head, context);
-	if (extended)
-		nbd_put32(at + head + 4, (uint32_t)(answer->used / 16));
-	reply_commit(connection, head + prefix);
-	reply_bytes(connection, answer->bytes, answer->used);
 }
 
 static void done_answer(struct job *job)
 {
+	struct connection *connection = job->connection;
 	const struct nbd_request *request = &job->pending->request;
 
-	job->connection->answers--;
-	if (job->result)
-		reply_status(job->connection, request, job->result);
-	else
-		add_answer(job->connection, request, CONTEXT_BASE_ALLOCATION, &job->answer);
+	connection->answers--;
+	if (job->result) {
+		reply_status(connection, request, job->result);
+	} else {
+		statistics_count(&connection->statistics, request->type, request->length, 0);
+		reply_bytes(connection, job->answer.bytes, job->answer.used);
+	}
 	free(job->pending);
 }
 
 void status_begin(struct connection *connection, const struct nbd_request *request,
-		  unsigned int contexts)
+		  uint64_t contexts)
 {
 	struct pending *pending;
 	struct job *job;
@@ -140,6 +141,7 @@ void status_begin(struct connection *connection, const struct nbd_request *reque
 	job->offset = request->offset;
 	job->length = request->length;
 	job->flags = request->flags;
+	job->contexts = contexts;
 	connection->answers++;
 	connection_job_submit(connection, job);
 }
@@ -149,7 +151,7 @@ void status_payload(struct connection *connection, const struct nbd_request *req
 		    const uint8_t *payload, uint32_t length)
 {
 	struct nbd_request effective = *request;
-	unsigned int wanted = 0;
+	uint64_t wanted = 0;
 
 	if (length < 12 || length % 4) {
 		reply_status(connection, request, -EINVAL);
@@ -159,12 +161,12 @@ void status_payload(struct connection *connection, const struct nbd_request *req
 	for (uint32_t at = 8; at < length; at += 4) {
 		uint32_t id = nbd_get32(payload + at);
 
-		if (id >= CONTEXT_COUNT || !(connection->terms.contexts & (1u << id)) ||
-		    wanted & (1u << id)) {
+		if (id >= CONTEXTS_MAX || !(connection->terms.contexts & (UINT64_C(1) << id)) ||
+		    wanted & (UINT64_C(1) << id)) {
 			reply_status(connection, request, -EINVAL);
 			return;
 		}
-		wanted |= 1u << id;
+		wanted |= UINT64_C(1) << id;
 	}
 	if (!export_contains(connection->export_, effective.offset, effective.length))
 		reply_status(connection, request, -EINVAL);

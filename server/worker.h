@@ -43,7 +43,8 @@ struct job {
 	unsigned int flags;
 	bool answers_only;    /* changes nothing: not worth doing for a client that has gone */
 	int result;           /* 0 or negative errno */
-	struct outbuf answer; /* block status */
+	uint64_t contexts;    /* of block status: those to tell, a bit each */
+	struct outbuf answer; /* and the whole reply */
 };
 
 struct worker_pool;

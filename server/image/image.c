@@ -426,3 +426,26 @@ int image_prefetch(struct image *image, uint64_t offset, uint64_t length)
 	}
 	return 0;
 }
+
+/* ---- Dirty bitmaps ---- */
+
+int image_bitmap_open(struct image *image, const char *name, struct image_bitmap **bitmap,
+		      struct error *err)
+{
+	*bitmap = NULL;
+	if (!image->driver->bitmap_open)
+		return error_set(err, ENOENT, "Bitmap '%s' is not found", name);
+	return image->driver->bitmap_open(image, name, bitmap, err);
+}
+
+void image_bitmap_close(struct image_bitmap *bitmap)
+{
+	if (bitmap)
+		bitmap->owner->driver->bitmap_close(bitmap);
+}
+
+int image_bitmap_walk(struct image_bitmap *bitmap, uint64_t offset, uint64_t length,
+		      image_bitmap_visit *visit, void *context)
+{
+	return bitmap->owner->driver->bitmap_walk(bitmap, offset, length, visit, context);
+}

@@ -45,6 +45,7 @@ struct extent {
 	struct hostfile *file;
 	uint64_t file_offset;
 	struct image *owner; /* EXTENT_OPAQUE: which image of the chain must read it */
+	unsigned int depth;  /* allocated in 1: the image itself, 2: the one below...; 0: nowhere */
 };
 
 enum zero_flags {
@@ -53,6 +54,15 @@ enum zero_flags {
 };
 
 struct image;
+
+/* A dirty bitmap: which parts of a disk were written since somebody began to record it. */
+struct image_bitmap {
+	struct image *owner; /* the image that stores it, in a chain perhaps a lower one */
+	void *state;         /* the driver's */
+};
+
+/* A run of equal bits, in order and without gaps; neighbours may be equal. False: enough. */
+typedef bool image_bitmap_visit(void *context, uint64_t length, bool dirty);
 
 struct image_driver {
 	const char *name;
@@ -79,6 +89,12 @@ struct image_driver {
 	int (*zero)(struct image *image, uint64_t offset, uint64_t length, unsigned int flags);
 	int (*discard)(struct image *image, uint64_t offset, uint64_t length);
 	int (*flush)(struct image *image);
+	/* See image_bitmap_open() and image_bitmap_walk(). NULL: there are no bitmaps. */
+	int (*bitmap_open)(struct image *image, const char *name, struct image_bitmap **bitmap,
+			   struct error *err);
+	int (*bitmap_walk)(struct image_bitmap *bitmap, uint64_t offset, uint64_t length,
+			   image_bitmap_visit *visit, void *context);
+	void (*bitmap_close)(struct image_bitmap *bitmap);
 };
 
 /* How an image is to be opened. Strings outlive the image. */
@@ -148,5 +164,17 @@ int image_discard(struct image *image, uint64_t offset, uint64_t length);
 int image_flush(struct image *image);
 /* Starts reading the range into memory; advice. */
 int image_prefetch(struct image *image, uint64_t offset, uint64_t length);
+
+/*
+ * The bitmap of that name of the image or, where it has none, of the nearest image below. 0, or
+ * -errno with err set; -ENOENT: there is none. The image outlives it.
+ */
+int image_bitmap_open(struct image *image, const char *name, struct image_bitmap **bitmap,
+		      struct error *err);
+void image_bitmap_close(struct image_bitmap *bitmap);
+/* Tells the bits of a range; what the bitmap does not cover is clean. Blocking; any thread, many
+ * at once. 0 or -errno. */
+int image_bitmap_walk(struct image_bitmap *bitmap, uint64_t offset, uint64_t length,
+		      image_bitmap_visit *visit, void *context);
 
 #endif

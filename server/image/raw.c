@@ -148,7 +148,8 @@ static int raw_map(struct image *image, uint64_t offset, uint64_t length, enum m
 				  .stable = true,
 				  .length = length,
 				  .file = image->file,
-				  .file_offset = offset};
+				  .file_offset = offset,
+				  .depth = 1};
 	if (intent == MAP_OVERWRITE && image->probed && offset < GUARDED)
 		return -EAGAIN;
 	if (intent == MAP_OVERWRITE || (intent == MAP_READ && known))

@@ -9,7 +9,7 @@
 #include "common/log.h"
 #include "server/options.h"
 
-enum { WORDS_MAX = 24 };
+enum { WORDS_MAX = 80 };
 
 static struct options options;
 static struct error err;
@@ -172,8 +172,7 @@ static const struct {
 	{"hawserd nbd://host/x", "'nbd://host/x': images that are described by json: or a URL"},
 	{"hawserd json:{}", "'json:{}': images that are described"},
 	{"hawserd nbd:localhost:10809", "'nbd:localhost:10809': images"},
-	{"hawserd -A a", "option '-A' (--allocation-depth) is not available in this version"},
-	{"hawserd --alloc a", "option '-A' (--allocation-depth) is not available in this version"},
+	{"hawserd --selinux-l=x a", "option '--selinux-label' is not available in this version"},
 	{"hawserd --partition=1 a", "option '-P' (--partition) is not available"},
 	{"hawserd -P 1 a", "option '-P' (--partition) is not available"},
 	{"hawserd --cache=fast a", "Invalid cache mode `fast'"},
@@ -190,10 +189,31 @@ static const struct {
 	{"hawserd --tls-authz=x a", "option '--tls-authz' is not available"},
 	{"hawserd --tls-hostname=x -L", "option '--tls-hostname' is not available"},
 	{"hawserd -T x a", "option '-T' (--trace) is not available"},
-	{"hawserd -B x a", "option '-B' (--bitmap) is not available"},
-	{"hawserd -A a", "option '-A' (--allocation-depth) is not available"},
+	{"hawserd -L -B x", "List mode is incompatible with per-device settings"},
+	{"hawserd -L -A", "List mode is incompatible with per-device settings"},
+	{"hawserd -l x -B x a", "--load-snapshot and --bitmap are mutually exclusive"},
 	{"hawserd --selinux-label=x a", "option '--selinux-label' is not available"},
 };
+
+/* Each bitmap once, the last one first, up to the limit. */
+START_TEST(test_bitmaps)
+{
+	char line[40 + SERVER_BITMAPS_MAX * 7] = "hawserd -A -B b -B a --bitmap=b x";
+
+	ck_assert_int_eq(parse(line), 0);
+	ck_assert(options.server.export_.allocation_depth);
+	ck_assert_uint_eq(options.server.export_.bitmap_count, 2);
+	ck_assert_str_eq(options.server.export_.bitmaps[0], "a");
+	ck_assert_str_eq(options.server.export_.bitmaps[1], "b");
+	strcpy(line, "hawserd x");
+	for (int i = 0; i < SERVER_BITMAPS_MAX; i++)
+		sprintf(line + strlen(line), " -Bn%d", i);
+	ck_assert_int_eq(parse(line), 0);
+	ck_assert_str_eq(options.server.export_.bitmaps[SERVER_BITMAPS_MAX - 1], "n0");
+	strcat(line, " -Bx");
+	ck_assert_int_eq(parse(line), -EINVAL);
+}
+END_TEST
 
 START_TEST(test_refused)
 {
@@ -293,6 +313,7 @@ int main(void)
 	tcase_add_loop_test(tcase, test_spelling, 0, COUNT(spellings));
 	tcase_add_loop_test(tcase, test_mode, 0, COUNT(modes));
 	tcase_add_loop_test(tcase, test_cache, 0, COUNT(caches));
+	tcase_add_test(tcase, test_bitmaps);
 	tcase_add_loop_test(tcase, test_refused, 0, COUNT(refused));
 	tcase_add_loop_test(tcase, test_length, 0, 3);
 	tcase_add_loop_test(tcase, test_activation, 0, COUNT(activations));

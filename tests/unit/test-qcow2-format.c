@@ -204,6 +204,89 @@ START_TEST(test_bitmap)
 }
 END_TEST
 
+/* Can a bitmap of a disk of 3 GiB with 64 KiB clusters be used? One word covers 2^19 bits. */
+static const struct {
+	unsigned int flags, type, bits, words, extra;
+	int result;
+} usable[] = {
+	{0, 1, 16, 1, 0, 0},        {2, 1, 16, 1, 0, 0},        {4, 1, 16, 1, 8, 0},
+	{0, 1, 9, 12, 0, 0},        {0, 1, 12, 2, 0, 0},        {0, 1, 31, 1, 0, 0},
+	{1, 1, 16, 1, 0, -EINVAL},  {8, 1, 16, 1, 0, -ENOTSUP}, {0, 2, 16, 1, 0, -ENOTSUP},
+	{0, 1, 16, 1, 8, -ENOTSUP}, {0, 1, 8, 24, 0, -EINVAL},  {0, 1, 32, 1, 0, -EINVAL},
+	{0, 1, 9, 11, 0, -EINVAL},  {0, 1, 9, 13, 0, -EINVAL},  {0, 1, 16, 0, 0, -EINVAL},
+	{0, 1, 9, 8193, 0, -EFBIG},
+};
+
+START_TEST(test_bitmap_check)
+{
+	const struct qcow2_header header = {
+		.version = 3, .cluster_bits = 16, .size = UINT64_C(3) << 30};
+	struct error err = ERROR_INIT;
+	uint8_t bytes[64] = {0};
+	struct qcow2_bitmap bitmap;
+
+	qcow2_put(bytes, 8, 0x30000);
+	qcow2_put(bytes + 8, 4, usable[_i].words);
+	qcow2_put(bytes + 12, 4, usable[_i].flags);
+	bytes[16] = (uint8_t)usable[_i].type;
+	bytes[17] = (uint8_t)usable[_i].bits;
+	qcow2_put(bytes + 18, 2, 4);
+	qcow2_put(bytes + 20, 4, usable[_i].extra);
+	memcpy(bytes + 24 + usable[_i].extra, "name", 4);
+	ck_assert_int_gt(qcow2_parse_bitmap(bytes, 64, &header, &bitmap), 0);
+	ck_assert_int_eq(qcow2_check_bitmap(&bitmap, &header, &err), usable[_i].result);
+	ck_assert(!usable[_i].result || strstr(err.text, "Bitmap 'name'"));
+}
+END_TEST
+
+START_TEST(test_bitmap_words)
+{
+	static const struct {
+		uint64_t word, data;
+		bool good, ones;
+	} rows[] = {
+		{0, 0, true, false},
+		{1, 0, true, true},
+		{0x30000, 0x30000, true, false},
+		{0x30001, 0x30000, false, true},
+		{2, 0, false, false},
+		{0x30200, 0x30200, false, false},
+		{UINT64_C(1) << 56, 0, false, false},
+		{UINT64_C(1) << 63, 0, false, false},
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		uint64_t data;
+		bool ones;
+
+		ck_assert_int_eq(qcow2_decode_bitmap_word(&v3, rows[i].word, &data, &ones),
+				 rows[i].good);
+		ck_assert_uint_eq(data, rows[i].data);
+		ck_assert_int_eq(ones, rows[i].ones);
+	}
+}
+END_TEST
+
+/* Against the slow way, from each bit on. */
+START_TEST(test_equal_bits)
+{
+	enum { BYTES = 40 };
+	uint8_t bits[BYTES + 7];
+
+	for (size_t i = 0; i < sizeof(bits); i++) /* runs of many lengths, the slack noisy */
+		bits[i] = i % 13 < 4 ? 0 : i % 13 < 9 ? 0xff : (uint8_t)(i * 37);
+	for (unsigned int at = 0; at < BYTES * 8; at++) {
+		unsigned int end = at;
+
+		while (end < BYTES * 8 - 3 &&
+		       (bits[end / 8] >> end % 8 & 1) == (bits[at / 8] >> at % 8 & 1))
+			end++;
+		if (at < BYTES * 8 - 3)
+			ck_assert_uint_eq(qcow2_equal_bits(bits, at, BYTES * 8 - 3), end - at);
+	}
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("qcow2 format");
@@ -221,6 +304,9 @@ int main(void)
 	tcase_add_test(tests, test_narrow_refcounts_begin_low);
 	tcase_add_test(tests, test_snapshot);
 	tcase_add_test(tests, test_bitmap);
+	tcase_add_loop_test(tests, test_bitmap_check, 0, sizeof(usable) / sizeof(usable[0]));
+	tcase_add_test(tests, test_bitmap_words);
+	tcase_add_test(tests, test_equal_bits);
 	suite_add_tcase(suite, tests);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);

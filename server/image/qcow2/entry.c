@@ -120,29 +120,114 @@ int64_t qcow2_parse_snapshot(const uint8_t *bytes, size_t length, const struct q
 
 /* ---- Bitmaps ---- */
 
-enum { BITMAP_FIXED = 24, BITMAP_IN_USE = 1, BITMAP_AUTO = 2, BITMAP_TABLE_MAX = 0x8000000 };
+enum {
+	BITMAP_FIXED = 24,
+	BITMAP_TABLE_MAX = 0x8000000,
+	BITMAP_IN_USE = 1 << 0,
+	BITMAP_AUTO = 1 << 1,
+	BITMAP_EXTRA_COMPATIBLE = 1 << 2, /* what else it says may be ignored */
+	BITMAP_FLAGS = (1 << 3) - 1,
+	BITMAP_TRACKS_WRITES = 1, /* the only type */
+};
+
+/* Bits 1 to 8 and 56 to 63 of a word of a bitmap's table. */
+#define BITMAP_WORD_RESERVED UINT64_C(0xff000000000001fe)
 
 int64_t qcow2_parse_bitmap(const uint8_t *bytes, size_t length, const struct qcow2_header *header,
 			   struct qcow2_bitmap *bitmap)
 {
 	uint64_t used = BITMAP_FIXED;
-	uint32_t flags;
+	uint32_t flags, extra;
 
 	if (length < BITMAP_FIXED)
 		return -EINVAL;
 	flags = (uint32_t)qcow2_get(bytes + 12, 4);
+	extra = (uint32_t)qcow2_get(bytes + 20, 4);
 	*bitmap = (struct qcow2_bitmap){
 		.table_offset = qcow2_get(bytes, 8),
 		.table_size = (uint32_t)qcow2_get(bytes + 8, 4),
 		.in_use = flags & BITMAP_IN_USE,
 		.automatic = flags & BITMAP_AUTO,
+		.strange = flags & ~(uint32_t)BITMAP_FLAGS || bytes[16] != BITMAP_TRACKS_WRITES ||
+			   (extra && !(flags & BITMAP_EXTRA_COMPATIBLE)),
+		.granularity_bits = bytes[17],
+		.name_length = (uint16_t)qcow2_get(bytes + 18, 2),
 	};
-	used += qcow2_get(bytes + 18, 2) + qcow2_get(bytes + 20, 4);
+	used += (uint64_t)bitmap->name_length + extra;
 	used = round_up(used, 8);
 	if (used > length || bitmap->table_size > BITMAP_TABLE_MAX ||
 	    !qcow2_table_valid(header, bitmap->table_offset, bitmap->table_size, 8))
 		return -EINVAL;
+	bitmap->name = bytes + BITMAP_FIXED + extra;
 	return (int64_t)used;
+}
+
+/* Words that the table of a bitmap needs. */
+static uint64_t words_needed(const struct qcow2_bitmap *bitmap, const struct qcow2_header *header)
+{
+	uint64_t covered = UINT64_C(8) << (header->cluster_bits + bitmap->granularity_bits);
+
+	return header->size / covered + (header->size % covered != 0);
+}
+
+int qcow2_check_bitmap(const struct qcow2_bitmap *bitmap, const struct qcow2_header *header,
+		       struct error *err)
+{
+	int length = bitmap->name_length;
+	const char *name = (const char *)bitmap->name;
+
+	if (bitmap->strange)
+		return error_set(err, ENOTSUP, "Bitmap '%.*s' has features that are not known here",
+				 length, name);
+	if (bitmap->in_use)
+		return error_set(err, EINVAL,
+				 "Bitmap '%.*s' is inconsistent and cannot be used: its writer "
+				 "ended without saving it; remove it by `qemu-img bitmap --remove'",
+				 length, name);
+	if (bitmap->granularity_bits < QCOW2_GRANULARITY_BITS_MIN ||
+	    bitmap->granularity_bits > QCOW2_GRANULARITY_BITS_MAX)
+		return error_set(err, EINVAL, "Bitmap '%.*s' has an invalid granularity, 2^%u",
+				 length, name, bitmap->granularity_bits);
+	if ((uint64_t)bitmap->table_size << header->cluster_bits > QCOW2_BITMAP_BYTES_MAX)
+		return error_set(err, EFBIG, "Bitmap '%.*s' is too large", length, name);
+	if (words_needed(bitmap, header) != bitmap->table_size || !bitmap->table_offset)
+		return error_set(err, EINVAL, "Bitmap '%.*s' does not fit the size of the disk",
+				 length, name);
+	return 0;
+}
+
+bool qcow2_decode_bitmap_word(const struct qcow2_header *header, uint64_t word, uint64_t *data,
+			      bool *ones)
+{
+	*data = word & QCOW2_OFFSET_MASK;
+	*ones = word & 1;
+	return !(word & BITMAP_WORD_RESERVED) && !(*data && *ones) &&
+	       !(*data & (qcow2_cluster_size(header) - 1));
+}
+
+static uint64_t little_endian(const uint8_t *at)
+{
+	uint64_t value = 0;
+
+	for (unsigned int i = 8; i--;)
+		value = value << 8 | at[i];
+	return value;
+}
+
+uint64_t qcow2_equal_bits(const uint8_t *bits, uint64_t at, uint64_t count)
+{
+	uint64_t flip = bits[at / 8] >> at % 8 & 1 ? UINT64_MAX : 0, i = at;
+
+	while (i < count) {
+		uint64_t different = (little_endian(bits + i / 8) ^ flip) >> i % 8;
+
+		if (different) {
+			i += (unsigned int)__builtin_ctzll(different);
+			break;
+		}
+		i += 64 - i % 8;
+	}
+	return min_of(i, count) - at;
 }
 
 /* ---- Refcounts ---- */

@@ -30,6 +30,9 @@ enum {
 	QCOW2_SNAPSHOT_EXTRA_MAX = 1024,
 	QCOW2_BITMAPS_MAX = 65535,
 	QCOW2_BITMAP_DIRECTORY_EACH = 1024,
+	QCOW2_BITMAP_BYTES_MAX = 512 << 20,
+	QCOW2_GRANULARITY_BITS_MIN = 9,
+	QCOW2_GRANULARITY_BITS_MAX = 31,
 };
 
 enum {
@@ -198,12 +201,30 @@ int64_t qcow2_parse_snapshot(const uint8_t *bytes, size_t length, const struct q
 struct qcow2_bitmap {
 	uint64_t table_offset;
 	uint32_t table_size;
-	bool in_use, automatic;
+	bool in_use;    /* was not saved: what is on the disk is not true */
+	bool automatic; /* records each write */
+	bool strange;   /* says things that the format does not define */
+	uint8_t granularity_bits;
+	const uint8_t *name; /* in the buffer that was parsed */
+	uint16_t name_length;
 };
 
 /* One entry of the directory: bytes used, or -EINVAL. */
 int64_t qcow2_parse_bitmap(const uint8_t *bytes, size_t length, const struct qcow2_header *header,
 			   struct qcow2_bitmap *bitmap);
+
+/* Can a bitmap of a disk of this size be used? 0, or -errno with err set, the bitmap named. */
+int qcow2_check_bitmap(const struct qcow2_bitmap *bitmap, const struct qcow2_header *header,
+		       struct error *err);
+
+/* A word of a bitmap's table: false when it breaks the format. *data: the offset of a cluster of
+ * bits, or 0: all bits of the cluster are equal to *ones. */
+bool qcow2_decode_bitmap_word(const struct qcow2_header *header, uint64_t word, uint64_t *data,
+			      bool *ones);
+
+/* From bit `at` on, how many of the first `count` bits are equal. The buffer has seven bytes of
+ * slack behind it. */
+uint64_t qcow2_equal_bits(const uint8_t *bits, uint64_t at, uint64_t count);
 
 /* ---- Refcounts ---- */
 

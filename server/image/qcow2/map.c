@@ -148,19 +148,28 @@ int qcow2_mapping_of(struct qcow2 *q, uint64_t offset, struct qcow2_mapping *map
 static void answer_zero(struct extent *extent, uint64_t length, bool hole)
 {
 	*extent = (struct extent){
-		.kind = EXTENT_ZERO, .stable = true, .hole = hole, .length = length};
+		.kind = EXTENT_ZERO, .stable = true, .hole = hole, .length = length, .depth = 1};
 }
 
-/* What the image does not have: the backing file's, zeroes beyond its end. */
+/*
+ * What the image does not have: the backing file's. The zeroes beyond its end count as its own, as
+ * QEMU counts them: they hide what images further down have there.
+ */
 static int map_backing(struct qcow2 *q, uint64_t offset, uint64_t length, enum map_intent intent,
 		       unsigned int flags, struct extent *extent)
 {
+	int rc;
+
 	if (!q->backing || offset >= q->backing->size) {
 		answer_zero(extent, length, true);
+		extent->depth = q->backing ? 2 : 0;
 		return 0;
 	}
-	return image_map(q->backing, offset, min_of(length, q->backing->size - offset), intent,
-			 flags, extent);
+	rc = image_map(q->backing, offset, min_of(length, q->backing->size - offset), intent, flags,
+		       extent);
+	if (rc == 0 && extent->depth)
+		extent->depth++;
+	return rc;
 }
 
 /* Data behind the end of the file, which may be short, reads as zeroes. */
@@ -184,7 +193,8 @@ static int answer_data(struct qcow2 *q, const struct run *run, struct extent *ex
 				  .stable = q->image->read_only,
 				  .length = min_of(length, end - run->host),
 				  .file = q->data,
-				  .file_offset = run->host};
+				  .file_offset = run->host,
+				  .depth = 1};
 	return 0;
 }
 
@@ -201,7 +211,7 @@ static int answer_run(struct image *image, const struct run *run, uint64_t offse
 		return 0;
 	case RUN_COMPRESSED:
 		*extent = (struct extent){
-			.kind = EXTENT_OPAQUE, .length = run->length, .owner = image};
+			.kind = EXTENT_OPAQUE, .length = run->length, .owner = image, .depth = 1};
 		return 0;
 	}
 	return -EIO;

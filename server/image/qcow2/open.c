@@ -72,29 +72,21 @@ static int check_supported(const struct qcow2 *q, struct error *err)
 	return 0;
 }
 
+static bool note_active(void *context, const struct qcow2_bitmap *bitmap)
+{
+	struct qcow2 *q = context;
+
+	q->bitmaps_active |= bitmap->automatic && !bitmap->in_use;
+	return true;
+}
+
 /* Bitmaps that record writes would miss ours: a chain of incremental backups would break. */
 static int check_bitmaps(struct qcow2 *q, struct error *err)
 {
-	uint64_t length = q->extensions.bitmap_directory_size, at = 0;
-	AUTO_FREE uint8_t *directory = malloc(length + 1);
-	int rc;
+	int rc = qcow2_bitmaps_each(q, note_active, q, err);
 
-	if (!q->extensions.bitmaps)
-		return 0;
-	if (!directory)
-		return error_set(err, ENOMEM, "out of memory");
-	rc = hostfile_read(q->file, directory, length, q->extensions.bitmap_directory_offset);
 	if (rc)
-		return error_set_errno(err, -rc, "Could not read the bitmap directory");
-	for (uint32_t i = 0; i < q->extensions.bitmaps; i++) {
-		struct qcow2_bitmap bitmap;
-		int64_t used = qcow2_parse_bitmap(directory + at, length - at, &q->header, &bitmap);
-
-		if (used < 0)
-			return error_set(err, EROFS, "the bitmap directory is broken");
-		at += (uint64_t)used;
-		q->bitmaps_active |= bitmap.automatic && !bitmap.in_use;
-	}
+		return rc;
 	if (!q->bitmaps_active || q->image->options.bitmaps_may_break)
 		return 0;
 	return error_set(err, EROFS,
@@ -257,4 +249,7 @@ const struct image_driver image_driver_qcow2 = {
 	.zero = qcow2_zero,
 	.discard = qcow2_discard,
 	.flush = qcow2_flush,
+	.bitmap_open = qcow2_bitmap_open,
+	.bitmap_walk = qcow2_bitmap_walk,
+	.bitmap_close = qcow2_bitmap_close,
 };

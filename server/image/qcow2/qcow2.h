@@ -86,6 +86,20 @@ void qcow2_decoder_free(struct qcow2_decoder *decoder);
 /* The driver's read: for runs of compressed clusters. */
 int qcow2_read(struct image *image, void *buffer, uint64_t offset, uint64_t length);
 
+/* ---- bitmaps.c ---- */
+
+/* Visits the directory's entries until one says false. 0 or -errno with err set; a directory that
+ * is broken is -EROFS: it does not hinder reading the disk. */
+int qcow2_bitmaps_each(struct qcow2 *q,
+		       bool (*visit)(void *context, const struct qcow2_bitmap *bitmap),
+		       void *context, struct error *err);
+/* The driver's. */
+int qcow2_bitmap_open(struct image *image, const char *name, struct image_bitmap **bitmap,
+		      struct error *err);
+int qcow2_bitmap_walk(struct image_bitmap *bitmap, uint64_t offset, uint64_t length,
+		      image_bitmap_visit *visit, void *context);
+void qcow2_bitmap_close(struct image_bitmap *bitmap);
+
 /* ---- snapshots.c ---- */
 
 /* Reads and checks the table. */
