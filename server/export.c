@@ -16,7 +16,8 @@ int export_open(struct export *export, const struct export_config *config, struc
 					      .access = config->access,
 					      .load_snapshot = config->load_snapshot,
 					      .no_references = config->no_references,
-					      .bitmaps_may_break = config->drop_bitmaps};
+					      .bitmaps_may_break = config->drop_bitmaps,
+					      .discard = config->discard};
 	int rc;
 
 	*export = (struct export){.name = config->name ? config->name : "",

@@ -36,8 +36,8 @@ static const struct {
 
 /* What -L has no use for, in qemu-nbd's words. */
 static const char *const not_with_list[] = {
-	"export-name", "description", "offset",        "connect", "disconnect",      "format",
-	"cache",       "nocache",     "load-snapshot", "bitmap",  "allocation-depth"};
+	"export-name", "description", "offset",        "connect", "disconnect",       "format",
+	"cache",       "nocache",     "load-snapshot", "bitmap",  "allocation-depth", "discard"};
 
 static int check_list(const struct options *options, int operands, struct error *err)
 {

@@ -148,6 +148,29 @@ static int set_bitmap(struct options *options, const char *value, struct error *
 	return 0;
 }
 
+static int set_discard(struct options *options, const char *value, struct error *err)
+{
+	static const struct {
+		const char *name;
+		enum discard_mode mode;
+	} modes[] = {
+		{"ignore", DISCARD_IGNORE},
+		{"off", DISCARD_IGNORE},
+		{"unmap", DISCARD_UNMAP},
+		{"on", DISCARD_UNMAP},
+	};
+
+	if (options->discard_given)
+		return error_set(err, EINVAL, "--discard can only be specified once");
+	options->discard_given = true;
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
+		if (strcmp(modes[i].name, value) == 0) {
+			options->server.export_.discard = modes[i].mode;
+			return 0;
+		}
+	return error_set(err, EINVAL, "Invalid discard mode `%s'", value);
+}
+
 static int set_nocache(struct options *options, const char *value, struct error *err)
 {
 	(void)value;
@@ -238,6 +261,9 @@ static const struct option_row table[] = {
 	     "none, writeback, writethrough, directsync\n"
 	     "or unsafe (default writeback)"),
 	CALL('n', "nocache", NULL, set_nocache, "the same as --cache=none"),
+	CALL(0, "discard", "MODE", set_discard,
+	     "what TRIM does: ignore, or unmap: give the room back\n"
+	     "(default ignore; with -s unmap)"),
 
 	HEADING("How to serve:"),
 	CALL('e', "shared", "NUM", set_shared, "clients at a time, 0: any number (default 1)"),
@@ -268,7 +294,6 @@ static const struct option_row table[] = {
 
 	LATER('P', "partition", "NUM"),
 	LATER(0, "aio", "MODE"),
-	LATER(0, "discard", "MODE"),
 	LATER(0, "detect-zeroes", "MODE"),
 	LATER(0, "image-opts", NULL),
 	LATER(0, "tls-creds", "ID"),
@@ -395,6 +420,9 @@ int options_parse(struct options *options, int argc, char **argv, struct error *
 	options->server.export_.file = optind < argc ? argv[optind] : NULL;
 	if (options_check(options, argc - optind, err) < 0)
 		return -EINVAL;
+	/* Nobody wants to keep room in a file that will vanish. */
+	if (options->server.export_.snapshot && !options->discard_given)
+		options->server.export_.discard = DISCARD_UNMAP;
 	if (options->auto_read_only)
 		options->server.export_.access = IMAGE_AUTO_READ_ONLY;
 	if (options->read_only || options->server.export_.load_snapshot)

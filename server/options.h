@@ -41,6 +41,7 @@ struct options {
 	bool read_only;
 	bool auto_read_only;
 	bool cache_given;
+	bool discard_given;
 	bool list;
 	bool detach;
 	const char *bitmaps[SERVER_BITMAPS_MAX];

@@ -22,6 +22,12 @@ enum image_access {
 	IMAGE_AUTO_READ_ONLY, /* write where possible, degrade with a notice where not */
 };
 
+/* What TRIM, and zeroes that may become holes, do to the host (--discard). */
+enum discard_mode {
+	DISCARD_IGNORE, /* what is allocated stays allocated */
+	DISCARD_UNMAP,  /* it is given back */
+};
+
 /* What an acknowledged write means, and whether the host's page cache is used (--cache). */
 struct cache_mode {
 	bool direct;        /* around the page cache (O_DIRECT) */
@@ -48,6 +54,7 @@ struct export_config {
 	size_t bitmap_count;        /* at most SERVER_BITMAPS_MAX */
 	enum image_access access;
 	struct cache_mode cache;
+	enum discard_mode discard;
 };
 
 struct server_config {

@@ -390,6 +390,10 @@ int image_zero(struct image *image, uint64_t offset, uint64_t length, unsigned i
 {
 	EPOCH_SCOPE;
 
+	if (flags & ZERO_MAY_UNMAP)
+		flags |= ZERO_MAY_STAY_HOLE;
+	if (image->options.discard == DISCARD_IGNORE)
+		flags &= ~(unsigned int)ZERO_MAY_UNMAP;
 	if (image->driver->zero)
 		return image->driver->zero(image, offset, length, flags);
 	return hostfile_zero(image->file, offset, length, flags);
@@ -399,6 +403,8 @@ int image_discard(struct image *image, uint64_t offset, uint64_t length)
 {
 	EPOCH_SCOPE;
 
+	if (image->options.discard == DISCARD_IGNORE)
+		return 0;
 	if (image->driver->discard)
 		return image->driver->discard(image, offset, length);
 	return hostfile_discard(image->file, offset, length);

@@ -51,6 +51,7 @@ struct extent {
 enum zero_flags {
 	ZERO_MAY_UNMAP = HOSTFILE_ZERO_MAY_UNMAP, /* holes are welcome */
 	ZERO_FAST = HOSTFILE_ZERO_FAST,           /* -EOPNOTSUPP unless faster than writing */
+	ZERO_MAY_STAY_HOLE = 1 << 2,              /* what is a hole need not get room */
 };
 
 struct image;
@@ -105,6 +106,7 @@ struct image_options {
 	bool no_references;        /* an image that names other files is refused */
 	bool backing;              /* others build upon it: nobody may write it meanwhile */
 	bool bitmaps_may_break;    /* write although dirty bitmaps of the image become void */
+	enum discard_mode discard;
 };
 
 struct image {
@@ -160,6 +162,7 @@ void image_refresh(struct image *image);
 int image_read(struct image *image, void *buffer, uint64_t offset, uint64_t length);
 int image_write(struct image *image, const void *buffer, uint64_t offset, uint64_t length);
 int image_zero(struct image *image, uint64_t offset, uint64_t length, unsigned int flags);
+/* Nothing, where the image is to keep what it has. */
 int image_discard(struct image *image, uint64_t offset, uint64_t length);
 int image_flush(struct image *image);
 /* Starts reading the range into memory; advice. */

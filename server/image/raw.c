@@ -190,10 +190,29 @@ static int raw_write(struct image *image, const void *buffer, uint64_t offset, u
 	return rc;
 }
 
+/* Zeroes where there is data. */
+static int zero_data(struct image *image, uint64_t offset, uint64_t length, unsigned int flags)
+{
+	while (length) {
+		uint64_t step = length;
+		bool hole;
+		int rc = hostfile_extent(image->file, offset, &step, &hole);
+
+		if (rc == 0 && !hole)
+			rc = hostfile_zero(image->file, offset, step, flags);
+		if (rc)
+			return rc;
+		offset += step;
+		length -= step;
+	}
+	return 0;
+}
+
 static int raw_zero(struct image *image, uint64_t offset, uint64_t length, unsigned int flags)
 {
 	struct raw *raw = image->state;
 	bool guarded = image->probed && offset < GUARDED;
+	bool keep = flags & ZERO_MAY_STAY_HOLE && !(flags & ZERO_MAY_UNMAP);
 	int rc = 0;
 
 	if (guarded) {
@@ -201,7 +220,8 @@ static int raw_zero(struct image *image, uint64_t offset, uint64_t length, unsig
 		rc = check_guarded(image, NULL, offset, length);
 	}
 	if (rc == 0)
-		rc = hostfile_zero(image->file, offset, length, flags);
+		rc = keep ? zero_data(image, offset, length, flags)
+			  : hostfile_zero(image->file, offset, length, flags);
 	if (guarded)
 		pthread_mutex_unlock(&raw->guard);
 	granules_forget(image->state, offset, length);

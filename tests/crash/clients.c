@@ -158,6 +158,7 @@ static int flush(struct image *image)
 
 static int perform(struct client *client, const struct operation *operation)
 {
+	static const unsigned int zero_flags[] = {ZERO_MAY_UNMAP, ZERO_MAY_STAY_HOLE};
 	uint64_t offset = operation->change.first * SECTOR;
 	uint64_t length = operation->change.count * SECTOR;
 	int rc = 0;
@@ -168,8 +169,9 @@ static int perform(struct client *client, const struct operation *operation)
 		break;
 	case KIND_ZERO:
 	case KIND_ZERO_NO_HOLE:
-		rc = image_zero(client->image, offset, length,
-				operation->kind == KIND_ZERO ? ZERO_MAY_UNMAP : 0);
+		rc = image_zero(
+			client->image, offset, length,
+			operation->kind == KIND_ZERO ? zero_flags[operation->change.first % 2] : 0);
 		break;
 	case KIND_DISCARD:
 		rc = image_discard(client->image, offset, length);
@@ -199,7 +201,8 @@ static void *work_on_image(void *argument)
 
 static int run_on_image(struct client *clients, const struct disk *disk)
 {
-	const struct image_options options = {.format = "qcow2", .access = IMAGE_READ_WRITE};
+	const struct image_options options = {
+		.format = "qcow2", .access = IMAGE_READ_WRITE, .discard = DISCARD_UNMAP};
 	struct error err = ERROR_INIT;
 	pthread_t threads[CLIENTS];
 	struct image *image;

@@ -96,7 +96,7 @@ static int operate(struct image *image, unsigned int *seed, unsigned int number)
 	uint64_t length = (1 + (uint64_t)rand_r(seed) / 8 % 24) * SECTOR;
 	uint64_t offset = (uint64_t)rand_r(seed) / 8 % (SECTORS - 24) * SECTOR;
 	uint8_t value = (uint8_t)(number + 1);
-	int kind = rand_r(seed) / 16 % 8, rc;
+	int kind = rand_r(seed) / 16 % 9, rc;
 
 	if (kind == 0) {
 		rc = image_flush(image);
@@ -108,8 +108,10 @@ static int operate(struct image *image, unsigned int *seed, unsigned int number)
 		memset(disk, value, length);
 		rc = image_write(image, disk, offset, length);
 		note(offset, length, value, rc == 0);
-	} else if (kind < 7) {
-		rc = image_zero(image, offset, length, kind == 5 ? ZERO_MAY_UNMAP : 0);
+	} else if (kind < 8) {
+		static const unsigned int flags[] = {0, ZERO_MAY_UNMAP, ZERO_MAY_STAY_HOLE};
+
+		rc = image_zero(image, offset, length, flags[kind - 5]);
 		note(offset, length, 0, rc == 0);
 	} else {
 		rc = image_discard(image, offset, length);
@@ -139,7 +141,8 @@ static void compare(struct image *image, bool reopened)
 
 static void judge(const char *path)
 {
-	const struct image_options options = {.format = "qcow2", .access = IMAGE_READ_WRITE};
+	const struct image_options options = {
+		.format = "qcow2", .access = IMAGE_READ_WRITE, .discard = DISCARD_UNMAP};
 	struct error err = ERROR_INIT;
 	struct qcow2_check check;
 	struct image *image;
@@ -157,7 +160,8 @@ static void judge(const char *path)
 /* One life of the image with the fault; returns how many operations reached the file. */
 static unsigned int live(const char *path, unsigned int at, int code, bool for_good)
 {
-	const struct image_options options = {.format = "qcow2", .access = IMAGE_READ_WRITE};
+	const struct image_options options = {
+		.format = "qcow2", .access = IMAGE_READ_WRITE, .discard = DISCARD_UNMAP};
 	struct error err = ERROR_INIT;
 	struct image *image;
 	unsigned int seed = 5, count;

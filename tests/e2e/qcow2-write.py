@@ -19,7 +19,8 @@ from harness import MIB, Server, check, main, program  # noqa: E402
 from nbdraw import ENOTSUP, FAST_ZERO, FUA, NO_HOLE  # noqa: E402
 from qcow2disk import SCRATCH, Disk, check_same, parts_of, plain_row, title, tool  # noqa: E402
 
-WRITABLE = ("-t", "-e", "0", "-f", "qcow2")
+KEEPING = ("-t", "-e", "0", "-f", "qcow2")
+WRITABLE = KEEPING + ("--discard=unmap",)
 
 
 class Model:
@@ -80,9 +81,9 @@ class Model:
         check_same(got, self.bytes, f"{title(self.disk.row)}: {who}")
 
 
-def turn(disk, model, steps):
+def turn(disk, model, steps, options=WRITABLE):
     """Ours: requests, then what QEMU finds in the file."""
-    with Server(image=disk.path, defaults=WRITABLE) as server:
+    with Server(image=disk.path, defaults=options) as server:
         client = server.client()
         for _ in range(steps):
             model.step(client)
@@ -106,7 +107,7 @@ def in_turns(disk):
     model = Model(disk)
     turn(disk, model, 60)
     qemu_turn(disk, model)
-    turn(disk, model, 40)
+    turn(disk, model, 40, KEEPING)
     if before is not None:
         check(disk.content("before") == before, f"{title(row)}: the snapshot changed")
     if row["data_file"] == "raw":
@@ -217,6 +218,28 @@ def test_dirty_image_is_repaired():
         out = tool("qemu-io", "-f", "qcow2", "-c", "read -P 7 1M 20M", "-c",
                    "read -P 122 40M 64k", path)
         check("failed" not in out, out)
+
+
+def test_discard_ignored():
+    """Without --discard=unmap clusters are kept; zeroes take none where there are none, and leave
+    what a backing file has unseen."""
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        disk = Disk(directory, plain_row(backing="raw"))
+        with Server(image=disk.path, defaults=KEEPING) as server:
+            client = server.client()
+            check(not client.write(0, b"w" * MIB).error, "write")
+            check(not client.flush().error, "flush")
+            before = os.stat(disk.path).st_blocks
+            check(not client.trim(0, disk.size).error, "trim")
+            check(client.data(0, MIB) == b"w" * MIB, "TRIM changed data")
+            check(not client.zero(0, disk.size).error and not client.flush().error, "zero")
+            check(not any(client.data(0, MIB)) and not any(client.data(disk.size - MIB, MIB)),
+                  "zeroes")
+            after = os.stat(disk.path).st_blocks
+            check(before <= after <= before + 512, f"{before} blocks before, {after} after")
+            check(not client.write(0, b"x" * MIB).error and not client.flush().error, "and again")
+            check(os.stat(disk.path).st_blocks <= after + 512, "its clusters were not kept")
+        disk.check()
 
 
 def test_autoclear_bits():

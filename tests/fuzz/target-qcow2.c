@@ -94,7 +94,10 @@ static void change(struct image *image, uint8_t choice)
 
 	write_around(image, choice * 331u, choice);
 	if (choice & 1)
-		image_zero(image, 0, length, choice & 2 ? ZERO_MAY_UNMAP : 0);
+		image_zero(image, 0, length,
+			   choice & 2   ? ZERO_MAY_UNMAP
+			   : choice & 8 ? ZERO_MAY_STAY_HOLE
+					: 0);
 	if (choice & 4)
 		image_discard(image, 0, length);
 	write_around(image, middle, (uint8_t)(choice + 1));
@@ -122,7 +125,8 @@ static void use(struct image *image, uint8_t choice)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct image_options options = {.format = "qcow2", .no_references = true};
+	struct image_options options = {
+		.format = "qcow2", .no_references = true, .discard = DISCARD_UNMAP};
 	struct error err = ERROR_INIT;
 	struct image *image;
 	char path[64];

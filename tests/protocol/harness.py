@@ -119,7 +119,7 @@ class Server:
     """
     with Server("-r", size=4096) as server: ...
 
-    options:    added to the defaults -t -e 0 -f raw; defaults=() leaves those out
+    options:    added to the defaults -t -e 0 -f raw --discard=unmap; defaults=() leaves those out
     size:       of a new image; content: its bytes (None: a pattern, "": sparse)
     image:      an existing file instead
     tcp:        listen on 127.0.0.1 instead of a Unix socket
@@ -131,7 +131,7 @@ class Server:
     """
 
     def __init__(self, *options, size=MIB, content=None, image=None, tcp=False, fault=False,
-                 defaults=("-t", "-e", "0", "-f", "raw"), directory=None, limits=None,
+                 defaults=("-t", "-e", "0", "-f", "raw", "--discard=unmap"), directory=None, limits=None,
                  environment=None, ends=False, status=0):
         self.directory = tempfile.mkdtemp(prefix="hawser-test-", dir=directory)
         self.image = image or self.make_image(size, content)

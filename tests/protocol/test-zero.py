@@ -62,6 +62,28 @@ def test_trim_frees():
         check(server.blocks() <= before, "TRIM allocates")
 
 
+def test_discard_ignored():
+    """S89 S91 S92: without --discard=unmap what is allocated stays so, holes stay holes, and TRIM
+    leaves the data."""
+    for mode in ((), ("--discard=ignore",), ("--discard=off",)):
+        for place in PLACES:
+            with Server(*mode, size=8 * MIB, directory=place,
+                        defaults=("-t", "-e", "0", "-f", "raw"), content="") as server:
+                for client in server.each():
+                    check(not client.write(0, content_of(3 * MIB)).error, "write")
+                    check(not client.flush().error, "flush")
+                    before = server.blocks()
+                    check(not client.trim(0, 8 * MIB, FUA).error, "trim")
+                    check(client.data(0, 3 * MIB) == content_of(3 * MIB), "TRIM changed data")
+                    check(not client.zero(MIB - 1, 6 * MIB + 1).error, "zero")
+                    check(client.data(0, 8 * MIB) == content_of(MIB - 1) + bytes(7 * MIB + 1),
+                          "zeroes")
+                    check(not client.flush().error, "flush")
+                    check(before <= server.blocks() < before + MIB,
+                          f"{before} bytes allocated before, {server.blocks()} after")
+                    check(client.zero(0, 4096, FAST_ZERO).error in (0, ENOTSUP), "fast zero")
+
+
 def test_cache():
     """S90: CACHE changes no data, anywhere, and the stream stays in sync."""
     for server, client in each_place():

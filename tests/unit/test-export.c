@@ -20,7 +20,7 @@
 
 static struct {
 	uint64_t offset, length; /* of the last call */
-	unsigned int calls, flushes;
+	unsigned int calls, flushes, flags;
 	int flush_result;
 	uint64_t run; /* what map answers at most */
 	bool hole;
@@ -45,7 +45,8 @@ static int note_map(struct image *image, uint64_t offset, uint64_t length, enum 
 
 static int note_zero(struct image *image, uint64_t offset, uint64_t length, unsigned int flags)
 {
-	(void)image, (void)flags;
+	(void)image;
+	seen.flags = flags;
 	return note(offset, length);
 }
 
@@ -76,7 +77,7 @@ static void setup(void)
 {
 	memset(&seen, 0, sizeof(seen));
 	seen.run = UINT64_MAX;
-	image = (struct image){.driver = &driver, .size = LAST};
+	image = (struct image){.driver = &driver, .size = LAST, .options.discard = DISCARD_UNMAP};
 	export = (struct export){.name = "x", .image = &image, .offset = 0, .size = LAST};
 	err = (struct error)ERROR_INIT;
 }
@@ -126,6 +127,22 @@ START_TEST(test_offsets)
 	ck_assert_uint_eq(seen.offset + seen.length, LAST);
 	ck_assert_int_eq(export_discard(&export, 0, 1), 0);
 	ck_assert_uint_eq(seen.offset, offsets[_i]);
+}
+END_TEST
+
+/* Where the image keeps what it has, nothing is discarded and zeroes free nothing. */
+START_TEST(test_discard_ignored)
+{
+	image.options.discard = DISCARD_IGNORE;
+	ck_assert_int_eq(export_discard(&export, 0, LAST), 0);
+	ck_assert_uint_eq(seen.calls, 0);
+	ck_assert_int_eq(export_zero(&export, 0, 5, ZERO_MAY_UNMAP | ZERO_FAST), 0);
+	ck_assert_uint_eq(seen.flags, ZERO_MAY_STAY_HOLE | ZERO_FAST);
+	ck_assert_int_eq(export_zero(&export, 0, 5, 0), 0);
+	ck_assert_uint_eq(seen.flags, 0);
+	image.options.discard = DISCARD_UNMAP;
+	ck_assert_int_eq(export_zero(&export, 0, 5, ZERO_MAY_UNMAP), 0);
+	ck_assert_uint_eq(seen.flags, ZERO_MAY_STAY_HOLE | ZERO_MAY_UNMAP);
 }
 END_TEST
 
@@ -329,6 +346,7 @@ int main(void)
 	tcase_add_checked_fixture(tcase, setup, NULL);
 	tcase_add_loop_test(tcase, test_contains, 0, 15);
 	tcase_add_loop_test(tcase, test_offsets, 0, 5);
+	tcase_add_test(tcase, test_discard_ignored);
 	tcase_add_test(tcase, test_read_in_runs);
 	tcase_add_loop_test(tcase, test_extents_end_at_sectors, 0, 9);
 	tcase_add_test(tcase, test_flush_error_stays);

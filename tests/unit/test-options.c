@@ -140,6 +140,27 @@ START_TEST(test_cache)
 END_TEST
 
 static const struct {
+	const char *line;
+	enum discard_mode mode;
+} discards[] = {
+	{"hawserd a", DISCARD_IGNORE},
+	{"hawserd --discard=ignore a", DISCARD_IGNORE},
+	{"hawserd --discard=off a", DISCARD_IGNORE},
+	{"hawserd --discard=unmap a", DISCARD_UNMAP},
+	{"hawserd --discard=on a", DISCARD_UNMAP},
+	{"hawserd -s a", DISCARD_UNMAP},
+	{"hawserd --discard=ignore -s a", DISCARD_IGNORE},
+	{"hawserd -s --discard=on a", DISCARD_UNMAP},
+};
+
+START_TEST(test_discard)
+{
+	ck_assert_int_eq(parse(discards[_i].line), 0);
+	ck_assert_int_eq(options.server.export_.discard, discards[_i].mode);
+}
+END_TEST
+
+static const struct {
 	const char *line, *said;
 } refused[] = {
 	{"hawserd", "Invalid number of arguments\nTry `hawserd --help' for more information."},
@@ -181,7 +202,9 @@ static const struct {
 	{"hawserd -L --cache=none", "List mode is incompatible with per-device settings"},
 	{"hawserd -L -n", "List mode is incompatible with per-device settings"},
 	{"hawserd --aio native a", "option '--aio' is not available"},
-	{"hawserd --discard=unmap a", "option '--discard' is not available"},
+	{"hawserd --discard=x a", "Invalid discard mode `x'"},
+	{"hawserd --discard=on --discard=off a", "--discard can only be specified once"},
+	{"hawserd -L --discard=off", "List mode is incompatible with per-device settings"},
 	{"hawserd --detect-zeroes=on a", "option '--detect-zeroes' is not available"},
 	{"hawserd --image-opts driver=raw", "option '--image-opts' is not available"},
 	{"hawserd --object nothing,id=x a", "Invalid parameter 'nothing'; --object help lists"},
@@ -314,6 +337,7 @@ int main(void)
 	tcase_add_loop_test(tcase, test_mode, 0, COUNT(modes));
 	tcase_add_loop_test(tcase, test_cache, 0, COUNT(caches));
 	tcase_add_test(tcase, test_bitmaps);
+	tcase_add_loop_test(tcase, test_discard, 0, COUNT(discards));
 	tcase_add_loop_test(tcase, test_refused, 0, COUNT(refused));
 	tcase_add_loop_test(tcase, test_length, 0, 3);
 	tcase_add_loop_test(tcase, test_activation, 0, COUNT(activations));

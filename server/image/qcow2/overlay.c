@@ -102,8 +102,8 @@ static int create(uint64_t size, int *fd, char path[PATH_LENGTH], struct error *
 int image_open_temporary(const char *path, const struct image_options *options, struct image **out,
 			 struct error *err)
 {
-	const struct image_options overlay_options = {.format = "qcow2",
-						      .access = IMAGE_READ_WRITE};
+	const struct image_options overlay_options = {
+		.format = "qcow2", .access = IMAGE_READ_WRITE, .discard = options->discard};
 	struct image_options base_options = *options;
 	AUTO_CLOSE int fd = -1;
 	char overlay[PATH_LENGTH];

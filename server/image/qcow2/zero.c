@@ -17,6 +17,7 @@ enum { WRITE_STEP = 1 << 20 };
 struct change {
 	bool discard;
 	bool unmap;  /* give host clusters back */
+	bool room;   /* what has no host cluster gets one */
 	bool strict; /* never write zeroes instead */
 	unsigned int host_flags;
 };
@@ -87,16 +88,16 @@ static int zero_mapping(const struct qcow2 *q, const struct qcow2_mapping *old, 
 		return 0;
 	}
 	if (q->header.version < 3) {
-		if (empty && !q->backing && change->unmap)
+		if (empty && !q->backing && !change->room)
 			return 0;
 		if (q->backing || !change->unmap)
 			return -EOPNOTSUPP;
 		*new = (struct qcow2_mapping){0};
 		return 0;
 	}
-	if (!change->unmap && (empty || old->compressed || !old->copied))
-		return -EOPNOTSUPP; /* the client wants room, and there is none yet */
-	if (whole && change->unmap) {
+	if (change->room && (empty || old->compressed || !old->copied))
+		return -EOPNOTSUPP;
+	if (whole && (change->unmap || !old->has_host || !old->copied)) {
 		*new = (struct qcow2_mapping){.zero = bits};
 		return 0;
 	}
@@ -118,7 +119,7 @@ static bool is_nothing(const struct qcow2 *q, const struct qcow2_mapping *old,
 		       const struct qcow2_mapping *new, const struct change *change)
 {
 	return same_mapping(old, new) ||
-	       (!q->backing && !old->has_host && !old->compressed && !old->data && change->unmap);
+	       (!q->backing && !old->has_host && !old->compressed && !old->data && !change->room);
 }
 
 static int change_cluster(struct qcow2 *q, uint64_t cluster, uint32_t bits,
@@ -137,7 +138,7 @@ static int change_cluster(struct qcow2 *q, uint64_t cluster, uint32_t bits,
 	if (rc == 0)
 		rc = qcow2_mapping_set(q, table, cluster, &new);
 	if (rc == 0 && !new.has_host && !qcow2_has_data_file(&q->header))
-		qcow2_mapping_free(q, &old, true);
+		qcow2_mapping_free(q, &old, change->unmap);
 	return rc;
 }
 
@@ -183,7 +184,7 @@ static uint64_t skip_missing(const struct qcow2 *q, uint64_t offset, uint64_t en
 {
 	unsigned int shift = q->cluster_bits + q->l2_bits;
 
-	while (change->unmap && !q->backing && offset < end &&
+	while (!change->room && !q->backing && offset < end &&
 	       !atomic_load(&q->l1[offset >> shift]))
 		offset = min_of(((offset >> shift) + 1) << shift, end);
 	return offset;
@@ -250,8 +251,10 @@ static int ends_are_zero(struct qcow2 *q, uint64_t offset, uint64_t begin, uint6
 int qcow2_zero(struct image *image, uint64_t offset, uint64_t length, unsigned int flags)
 {
 	struct qcow2 *q = image->state;
-	struct change change = {
-		.unmap = flags & ZERO_MAY_UNMAP, .strict = flags & ZERO_FAST, .host_flags = flags};
+	struct change change = {.unmap = flags & ZERO_MAY_UNMAP,
+				.room = !(flags & (ZERO_MAY_UNMAP | ZERO_MAY_STAY_HOLE)),
+				.strict = flags & ZERO_FAST,
+				.host_flags = flags};
 	uint64_t begin, end, tail = offset + length;
 	bool zero;
 	int rc = qcow2_prepare(q);
@@ -260,13 +263,13 @@ int qcow2_zero(struct image *image, uint64_t offset, uint64_t length, unsigned i
 	if (rc == 0 && change.strict) {
 		rc = ends_are_zero(q, offset, begin, end, tail, &zero);
 		if (rc == 0 && (!zero || begin == end))
-			rc = zero && change.unmap ? 0 : -EOPNOTSUPP;
+			rc = zero && !change.room ? 0 : -EOPNOTSUPP;
 	}
 	if (rc == 0)
-		rc = write_zeroes(q, offset, begin - offset, change.unmap);
+		rc = write_zeroes(q, offset, begin - offset, !change.room);
 	if (rc == 0)
 		rc = change_range(q, begin, end, &change);
-	return rc ? rc : write_zeroes(q, end, tail - end, change.unmap);
+	return rc ? rc : write_zeroes(q, end, tail - end, !change.room);
 }
 
 int qcow2_discard(struct image *image, uint64_t offset, uint64_t length)
