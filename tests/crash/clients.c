@@ -322,6 +322,7 @@ static int run_on_server(struct client *clients, const struct disk *disk)
 		.export_ = {.file = disk->path,
 			    .format = "qcow2",
 			    .name = "",
+			    .discard = DISCARD_UNMAP,
 			    .access = IMAGE_READ_WRITE},
 		.persistent = true,
 		.signals_elsewhere = true,

@@ -13,11 +13,9 @@
  *   crash-qcow2 [-n CUTS] [-o OPERATIONS] [-s SEED] [-f "AXIS=VALUE ..."] [-p PLANT] [-v]
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "clients.h"
@@ -194,31 +192,6 @@ static void cross_check(const struct disk *disk, uint64_t tick, bool consistent)
 
 /* ---- A row ---- */
 
-static void store(const char *path, const uint8_t *bytes, size_t size)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-
-	if (fd < 0 || write(fd, bytes, size) != (ssize_t)size)
-		complain("cannot write %s", path);
-	close(fd);
-}
-
-static uint8_t *load(const char *path, size_t *size)
-{
-	int fd = open(path, O_RDONLY);
-	struct stat status = {0};
-	uint8_t *bytes;
-
-	if (fd >= 0)
-		fstat(fd, &status);
-	*size = (size_t)status.st_size;
-	bytes = calloc(1, *size + 1);
-	if (fd >= 0 && read(fd, bytes, *size) != status.st_size)
-		complain("cannot read %s", path);
-	close(fd);
-	return bytes;
-}
-
 static void cut_everywhere(const struct disk *disk, struct replay *replay, unsigned int seed)
 {
 	const struct record *record = replay->record;
@@ -231,9 +204,10 @@ static void cut_everywhere(const struct disk *disk, struct replay *replay, unsig
 		bool consistent;
 
 		replay_cut(replay, tick, &seed);
-		store(disk->path, replay->files[0].cut, replay->files[0].cut_end);
-		if (*disk->data)
-			store(disk->data, replay->files[1].cut, replay->files[1].cut_end);
+		if (!file_store(disk->path, replay->files[0].cut, replay->files[0].cut_end) ||
+		    (*disk->data &&
+		     !file_store(disk->data, replay->files[1].cut, replay->files[1].cut_end)))
+			complain("no room for the files");
 		consistent = judge(disk, tick);
 		if (i % every)
 			continue;
@@ -273,8 +247,8 @@ static void play(const struct features *row, enum plant plant, unsigned int seed
 		return;
 	}
 	history_start(&disk);
-	start[0] = load(disk.path, &start_size[0]);
-	start[1] = load(disk.data, &start_size[1]);
+	start[0] = file_load(disk.path, &start_size[0]);
+	start[1] = file_load(disk.data, &start_size[1]);
 	record_start((const char *const[]){disk.path, disk.data});
 	rc = clients_run(&disk, operations, seed);
 	record = record_stop();

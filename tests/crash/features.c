@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -50,6 +51,41 @@ int run(const char *format, ...)
 	va_end(args);
 	status = system(command);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+uint8_t *file_load(const char *path, size_t *size)
+{
+	int fd = open(path, O_RDONLY);
+	struct stat status = {0};
+	uint8_t *bytes;
+
+	if (fd >= 0)
+		fstat(fd, &status);
+	*size = (size_t)status.st_size;
+	bytes = calloc(1, *size + 1);
+	if (fd >= 0 && read(fd, bytes, *size) != status.st_size)
+		*size = 0;
+	if (fd >= 0)
+		close(fd);
+	return bytes;
+}
+
+/* Zeroes are left out: large clusters have many. */
+bool file_store(const char *path, const uint8_t *bytes, size_t size)
+{
+	enum { STEP = 65536 };
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	bool done = fd >= 0 && ftruncate(fd, (off_t)size) == 0;
+
+	for (size_t at = 0; at < size && done; at += STEP) {
+		size_t step = size - at < STEP ? size - at : STEP;
+
+		if (bytes[at] || memcmp(bytes + at, bytes + at + 1, step - 1))
+			done = pwrite(fd, bytes + at, step, (off_t)at) == (ssize_t)step;
+	}
+	if (fd >= 0)
+		close(fd);
+	return done;
 }
 
 /* ---- Rows ---- */

@@ -58,6 +58,10 @@ enum layer disk_layer(const struct disk *disk, uint64_t sector);
 /* Makes the image, its backing file and its data file. 0, or -1. */
 int disk_make(struct disk *disk);
 
+/* A whole file: to be freed, empty where there is none; and back. false: it could not be written.
+ */
+uint8_t *file_load(const char *path, size_t *size);
+bool file_store(const char *path, const uint8_t *bytes, size_t size);
 /* Runs a command of the shell; its exit status. */
 __attribute__((format(printf, 1, 2))) int run(const char *format, ...);
 

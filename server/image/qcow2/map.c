@@ -132,7 +132,7 @@ int qcow2_mapping_of(struct qcow2 *q, uint64_t offset, struct qcow2_mapping *map
 	uint64_t table;
 
 	if (!qcow2_decode_l1(&q->header, entry, &table))
-		return -EIO;
+		return -EBADMSG;
 	if (table) {
 		int count = read_entries(q, table, offset, 1, 0, &l2);
 
@@ -140,7 +140,7 @@ int qcow2_mapping_of(struct qcow2 *q, uint64_t offset, struct qcow2_mapping *map
 			return count;
 	}
 	if (!qcow2_decode(&q->header, l2, mapping))
-		return -EIO;
+		return -EBADMSG;
 	mapping->copied = mapping->copied && entry & QCOW2_COPIED;
 	return 0;
 }

@@ -116,6 +116,11 @@ int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t offset)
 	return -EIO;
 }
 
+int qcow2_mapping_failed(struct qcow2 *q, int rc, uint64_t offset)
+{
+	return rc == -EBADMSG ? qcow2_corrupt(q, "an L2 entry is broken", offset) : rc;
+}
+
 /* ---- Before the first change ---- */
 
 /* A dirty image: its refcounts may be wrong. They are made anew, written, and only then it is no

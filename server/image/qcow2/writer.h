@@ -97,6 +97,9 @@ void qcow2_unclaim(struct qcow2 *q, struct qcow2_claim *claim);
 /* The image contradicts itself: says so, marks it, and stops all writing. Returns -EIO. The lock
  * is held. */
 int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t offset);
+/* What an operation returns when qcow2_mapping_of() has failed by rc: an error of the host stays
+ * what it is, a broken entry means that the image is corrupt. The lock is held. */
+int qcow2_mapping_failed(struct qcow2 *q, int rc, uint64_t offset);
 int qcow2_updates_add(struct qcow2_updates *updates, uint32_t index, uint64_t value);
 int qcow2_freed_add(struct qcow2_freed_list *list, struct qcow2_freed freed);
 
