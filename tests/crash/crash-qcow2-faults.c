@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -217,14 +218,6 @@ static void judge(const struct disk *disk)
 
 /* ---- Lives ---- */
 
-static void arm(unsigned int at, int code, bool for_good)
-{
-	fault.at = at;
-	fault.code = code;
-	fault.for_good = for_good;
-	fault.count = fault.hits = 0;
-}
-
 /* One life of the image with the fault; returns how many operations reached the files. */
 static unsigned int live(const struct disk *disk)
 {
@@ -258,42 +251,59 @@ static unsigned int live(const struct disk *disk)
 	return fault.count;
 }
 
+/* The files as they were made. */
+struct fresh {
+	uint8_t *bytes[2];
+	size_t size[2];
+};
+
+/* A life on fresh files; way: bit 0 a full disk, bit 1 for good. Operations. */
+static unsigned int live_anew(const struct disk *disk, const struct fresh *fresh, unsigned int at,
+			      unsigned int way)
+{
+	unsigned int count;
+
+	fault.at = at;
+	fault.code = way & 1 ? ENOSPC : EIO;
+	fault.for_good = way & 2;
+	fault.count = fault.hits = 0;
+	if (!file_store(disk->path, fresh->bytes[0], fresh->size[0]) ||
+	    (*disk->data && !file_store(disk->data, fresh->bytes[1], fresh->size[1])))
+		complain("no room for the files");
+	count = live(disk);
+	judge(disk);
+	return count;
+}
+
+/* In a short run an operation fails in two of four ways. */
+static bool is_wanted(unsigned int at, unsigned int way, bool all_ways)
+{
+	return all_ways || ((way ^ way >> 1 ^ at) & 1);
+}
+
 static int play(const struct features *row, bool all_ways)
 {
 	struct disk disk = {.row = row, .folder = folder, .sectors = SECTORS, .content = content};
-	size_t size, data_size;
-	uint8_t *fresh, *data;
-	unsigned int count = 1;
+	struct fresh fresh;
+	unsigned int count;
 
 	bad = went_on = 0;
 	if (disk_make(&disk)) {
 		printf("not ok %s: cannot make the image\n", features_name(row));
 		return 1;
 	}
-	fresh = file_load(disk.path, &size);
-	data = file_load(disk.data, &data_size);
-	/* As long as there is an n-th operation; reads make the ways of EIO the longer ones. */
-	for (unsigned int at = 1; at <= count + 1 && !bad; at++)
-		for (unsigned int way = 0; way < 4; way++) {
-			unsigned int reached;
-
-			if (!all_ways && way != at % 4)
-				continue;
-			if (!file_store(disk.path, fresh, size) ||
-			    (*disk.data && !file_store(disk.data, data, data_size)))
-				complain("no room for the files");
-			arm(at, way & 1 ? ENOSPC : EIO, way & 2);
-			reached = live(&disk);
-			judge(&disk);
-			count = fault.code == EIO && !fault.for_good && reached > count ? reached
-											: count;
-			count = count < 4 ? 4 : count;
-		}
+	fresh.bytes[0] = file_load(disk.path, &fresh.size[0]);
+	fresh.bytes[1] = file_load(disk.data, &fresh.size[1]);
+	count = live_anew(&disk, &fresh, UINT_MAX, 0);
+	for (unsigned int at = 1; at <= count && !bad; at++)
+		for (unsigned int way = 0; way < 4; way++)
+			if (is_wanted(at, way, all_ways))
+				live_anew(&disk, &fresh, at, way);
 	if (!went_on)
 		complain("nothing could be written after a fault that was not for good");
 	printf("%s %s: %u operations\n", bad ? "not ok" : "ok", features_name(row), count);
-	free(fresh);
-	free(data);
+	free(fresh.bytes[0]);
+	free(fresh.bytes[1]);
 	return bad != 0;
 }
 

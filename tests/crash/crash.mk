@@ -15,5 +15,6 @@ $(CRASH_TESTS): $(BUILD)/libserver.a $(BUILD)/libcommon.a
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
 
 .PHONY: crash
-crash: $(BUILD)/tests/crash-qcow2 ## power cuts under qcow2, many (CUTS=n of each pairing, SEED=n)
+crash: $(CRASH_TESTS) ## power cuts under qcow2, many (CUTS=n of each pairing, SEED=n)
+	@$(BUILD)/tests/crash-qcow2-faults -a
 	@$< -v -n $(or $(CUTS),3000) -s $(or $(SEED),1) -o $(or $(OPERATIONS),60)
