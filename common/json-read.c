@@ -208,6 +208,7 @@ static bool read_number(struct reader *reader, struct json_value *value)
 	bool negative = take(reader, '-'), scaled;
 	const char *digits = reader->at;
 	size_t count = skip_digits(reader);
+	bool whole = reader->at == reader->end || !memchr(".eE", *reader->at, 3);
 
 	if (!count || (count > 1 && *digits == '0') || !skip_rest(reader, &scaled))
 		return false;
@@ -215,6 +216,7 @@ static bool read_number(struct reader *reader, struct json_value *value)
 	if (!negative)
 		value->number = scaled ? scaled_number(digits, (size_t)(reader->at - digits))
 				       : whole_number(digits, count);
+	value->exact = whole && !negative && value->number != UINT64_MAX;
 	return true;
 }
 

@@ -22,6 +22,7 @@ struct json_value {
 	char *text;      /* of a string, without U+0000 */
 	uint64_t number; /* a bool is 0 or 1; fractions are cut, what is negative is 0, what is too
 			  * large is UINT64_MAX */
+	bool exact;      /* of a number: that is what it says */
 	struct json_value *first, *next; /* members */
 	size_t count;
 };

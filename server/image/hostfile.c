@@ -78,6 +78,7 @@ int hostfile_open(const char *path, bool writable, struct hostfile **out)
 	if (!file)
 		return -ENOMEM;
 	file->writable = writable;
+	file->length = UINT64_MAX;
 	pthread_mutex_init(&file->view_lock, NULL);
 	/* O_NONBLOCK: opening a FIFO must not hang; files and disks ignore it. */
 	file->fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
@@ -130,6 +131,28 @@ int hostfile_use_direct(struct hostfile *file)
 	return 0;
 }
 
+/* ---- A part of a file ---- */
+
+void hostfile_set_part(struct hostfile *file, uint64_t base, uint64_t length)
+{
+	file->base = base;
+	file->length = length;
+}
+
+/* How many of length bytes at offset are in the part that is meant. */
+static size_t inside(const struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	if (file->length == UINT64_MAX)
+		return (size_t)length;
+	return (size_t)(offset < file->length ? min_of(length, file->length - offset) : 0);
+}
+
+/* Where a byte of the part is in the file. */
+static off_t place(const struct hostfile *file, uint64_t offset)
+{
+	return (off_t)(file->base + offset);
+}
+
 bool hostfile_same(const struct hostfile *one, const struct hostfile *other)
 {
 	struct stat a, b;
@@ -141,7 +164,8 @@ bool hostfile_same(const struct hostfile *one, const struct hostfile *other)
 	return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
-int hostfile_size(const struct hostfile *file, uint64_t *size)
+/* Of all of the file. */
+static int whole_size(const struct hostfile *file, uint64_t *size)
 {
 	struct stat status;
 
@@ -151,6 +175,15 @@ int hostfile_size(const struct hostfile *file, uint64_t *size)
 		return -errno;
 	*size = (uint64_t)status.st_size;
 	return 0;
+}
+
+int hostfile_size(const struct hostfile *file, uint64_t *size)
+{
+	int rc = whole_size(file, size);
+
+	if (rc == 0)
+		*size = *size > file->base ? min_of(*size - file->base, file->length) : 0;
+	return rc;
 }
 
 int hostfile_sparse(const struct hostfile *file, bool *sparse)
@@ -173,33 +206,32 @@ static ssize_t read_resident(struct hostfile *file, void *buffer, size_t length,
 
 	if (hostfile_residency(file, offset, length) != HOSTFILE_RESIDENT)
 		return -EAGAIN;
-	got = pread(file->fd, buffer, length, (off_t)offset);
+	got = pread(file->fd, buffer, length, place(file, offset));
 	return got < 0 ? -errno : got;
 }
 
 ssize_t hostfile_read_nowait(struct hostfile *file, void *buffer, size_t length, uint64_t offset)
 {
-	struct iovec iov = {.iov_base = buffer, .iov_len = length};
+	struct iovec iov = {.iov_base = buffer, .iov_len = inside(file, offset, length)};
 	ssize_t got;
 
 	if (!atomic_load_explicit(&file->nowait_read, memory_order_relaxed))
-		return read_resident(file, buffer, length, offset);
-	got = preadv2(file->fd, &iov, 1, (off_t)offset, RWF_NOWAIT);
+		return read_resident(file, buffer, iov.iov_len, offset);
+	got = preadv2(file->fd, &iov, 1, place(file, offset), RWF_NOWAIT);
 	if (got >= 0)
 		return got;
 	if (errno == EOPNOTSUPP || errno == ENOSYS) {
 		atomic_store_explicit(&file->nowait_read, false, memory_order_relaxed);
-		return read_resident(file, buffer, length, offset);
+		return read_resident(file, buffer, iov.iov_len, offset);
 	}
 	return -errno;
 }
 
-int hostfile_read(struct hostfile *file, void *buffer, size_t length, uint64_t offset)
+/* At an offset of the file. */
+static int read_all(struct hostfile *file, uint8_t *at, size_t length, uint64_t offset)
 {
-	uint8_t *at = buffer;
-
 	if (file->direct)
-		return direct_read(file->direct, buffer, length, offset);
+		return direct_read(file->direct, at, length, offset);
 	while (length) {
 		ssize_t got = pread(file->fd, at, length, (off_t)offset);
 
@@ -218,10 +250,24 @@ int hostfile_read(struct hostfile *file, void *buffer, size_t length, uint64_t o
 	return 0;
 }
 
+int hostfile_read(struct hostfile *file, void *buffer, size_t length, uint64_t offset)
+{
+	size_t there = inside(file, offset, length);
+	int rc = read_all(file, buffer, there, file->base + offset);
+
+	if ((rc && rc != -ENODATA) || there == length)
+		return rc;
+	memset((uint8_t *)buffer + there, 0, length - there);
+	return -ENODATA;
+}
+
 int hostfile_write(struct hostfile *file, const void *buffer, size_t length, uint64_t offset)
 {
 	const uint8_t *at = buffer;
 
+	if (inside(file, offset, length) < length)
+		return -ENOSPC;
+	offset += file->base;
 	if (file->direct)
 		return direct_write(file->direct, buffer, length, offset);
 	while (length) {
@@ -246,9 +292,10 @@ ssize_t hostfile_write_nowait(struct hostfile *file, const void *buffer, size_t 
 	struct iovec iov = {.iov_base = (void *)buffer, .iov_len = length};
 	ssize_t put;
 
-	if (!atomic_load_explicit(&file->nowait_write, memory_order_relaxed))
+	if (!atomic_load_explicit(&file->nowait_write, memory_order_relaxed) ||
+	    inside(file, offset, length) < length)
 		return -EAGAIN;
-	put = pwritev2(file->fd, &iov, 1, (off_t)offset, RWF_NOWAIT);
+	put = pwritev2(file->fd, &iov, 1, place(file, offset), RWF_NOWAIT);
 	if (put >= 0)
 		return put;
 	if (errno == EOPNOTSUPP || errno == ENOSYS) {
@@ -260,8 +307,9 @@ ssize_t hostfile_write_nowait(struct hostfile *file, const void *buffer, size_t 
 
 ssize_t hostfile_splice(struct hostfile *file, uint64_t offset, int pipe_fd, size_t length)
 {
-	off64_t at = (off64_t)offset;
-	ssize_t moved = splice(file->fd, &at, pipe_fd, NULL, length, SPLICE_F_MOVE);
+	off64_t at = place(file, offset);
+	ssize_t moved =
+		splice(file->fd, &at, pipe_fd, NULL, inside(file, offset, length), SPLICE_F_MOVE);
 
 	return moved < 0 ? -errno : moved;
 }
@@ -273,7 +321,7 @@ static void make_view(struct hostfile *file)
 	void *view;
 
 	pthread_mutex_lock(&file->view_lock);
-	if (!file->view && !file->view_size && hostfile_size(file, &size) == 0 && size &&
+	if (!file->view && !file->view_size && whole_size(file, &size) == 0 && size &&
 	    size <= SIZE_MAX) {
 		view = mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED | MAP_NORESERVE, file->fd, 0);
 		file->view_size = size; /* also remembers that there was a try */
@@ -285,7 +333,8 @@ static void make_view(struct hostfile *file)
 	pthread_mutex_unlock(&file->view_lock);
 }
 
-const uint8_t *hostfile_view(struct hostfile *file, uint64_t offset, uint64_t length)
+/* offset is one of the file. */
+static const uint8_t *view_at(struct hostfile *file, uint64_t offset, uint64_t length)
 {
 	uint8_t *view = atomic_load_explicit(&file->view, memory_order_acquire);
 
@@ -298,13 +347,18 @@ const uint8_t *hostfile_view(struct hostfile *file, uint64_t offset, uint64_t le
 	return view && range_inside(offset, length, file->view_size) ? view + offset : NULL;
 }
 
+const uint8_t *hostfile_view(struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	return view_at(file, file->base + offset, length);
+}
+
 /* Asks cachestat(2), Linux 6.5: 1 resident, 0 not, -errno where it does not answer. */
 static int ask_cachestat(struct hostfile *file, uint64_t offset, uint64_t length)
 {
-	struct cachestat_range_abi range = {offset, length};
+	struct cachestat_range_abi range = {file->base + offset, length};
 	struct cachestat_abi answer;
-	uint64_t first = offset / HOST_PAGE;
-	uint64_t pages = (offset + length + HOST_PAGE - 1) / HOST_PAGE - first;
+	uint64_t first = range.offset / HOST_PAGE;
+	uint64_t pages = (range.offset + length + HOST_PAGE - 1) / HOST_PAGE - first;
 
 	if (syscall(SYS_cachestat, file->fd, &range, &answer, 0))
 		return -errno;
@@ -315,8 +369,9 @@ static int ask_cachestat(struct hostfile *file, uint64_t offset, uint64_t length
 static int ask_mincore(struct hostfile *file, uint64_t offset, uint64_t length)
 {
 	unsigned char pages[256];
-	uint64_t start = round_down(offset, HOST_PAGE), end = offset + length;
-	const uint8_t *view = hostfile_view(file, start, end - start);
+	uint64_t start = round_down(file->base + offset, HOST_PAGE);
+	uint64_t end = file->base + offset + length;
+	const uint8_t *view = view_at(file, start, end - start);
 
 	if (!view || !file->mincore_tells)
 		return -EOPNOTSUPP;
@@ -375,7 +430,7 @@ static int allocate(struct hostfile *file, int mode, atomic_bool *capability, ui
 	if (capability && !atomic_load_explicit(capability, memory_order_relaxed))
 		return -EOPNOTSUPP;
 	do
-		rc = fallocate(file->fd, mode, (off_t)offset, (off_t)length);
+		rc = fallocate(file->fd, mode, place(file, offset), (off_t)length);
 	while (rc && errno == EINTR);
 	if (!rc)
 		return 0;
@@ -413,20 +468,34 @@ static int zero_by_host(struct hostfile *file, uint64_t offset, uint64_t length,
 	return rc;
 }
 
+/* The part of a range that is whole blocks of the file; false: there is none. */
+static bool whole_blocks(const struct hostfile *file, uint64_t offset, uint64_t length,
+			 uint64_t *start, uint64_t *end)
+{
+	*start = round_up(file->base + offset, file->block_size);
+	*end = round_down(file->base + offset + length, file->block_size);
+	if (*start >= *end)
+		return false;
+	*start -= file->base;
+	*end -= file->base;
+	return true;
+}
+
 int hostfile_zero(struct hostfile *file, uint64_t offset, uint64_t length, unsigned int flags)
 {
-	uint64_t start = round_up(offset, file->block_size);
-	uint64_t end = round_down(offset + length, file->block_size);
 	bool fast = flags & HOSTFILE_ZERO_FAST;
+	uint64_t start, end;
 	int rc;
 
-	if (start >= end)
+	if (inside(file, offset, length) < length)
+		return -ENOSPC;
+	if (!whole_blocks(file, offset, length, &start, &end))
 		return fast && file->is_block ? -EOPNOTSUPP : write_zeroes(file, offset, length);
 	if (file->direct)
-		direct_hold(file->direct, start, end - start);
+		direct_hold(file->direct, file->base + start, end - start);
 	rc = zero_by_host(file, start, end - start, flags & HOSTFILE_ZERO_MAY_UNMAP);
 	if (file->direct)
-		direct_release(file->direct, start, end - start);
+		direct_release(file->direct, file->base + start, end - start);
 	if (rc == -EOPNOTSUPP)
 		return fast ? rc : write_zeroes(file, offset, length);
 	if (rc == 0)
@@ -438,13 +507,13 @@ int hostfile_zero(struct hostfile *file, uint64_t offset, uint64_t length, unsig
 
 int hostfile_discard(struct hostfile *file, uint64_t offset, uint64_t length)
 {
-	uint64_t start = round_up(offset, file->block_size);
-	uint64_t end = round_down(offset + length, file->block_size);
-	uint64_t range[2] = {start, end - start};
+	uint64_t start, end, range[2];
 	int rc;
 
-	if (start >= end)
+	if (!whole_blocks(file, offset, inside(file, offset, length), &start, &end))
 		return 0;
+	range[0] = file->base + start;
+	range[1] = end - start;
 	if (!file->is_block)
 		rc = punch(file, start, end - start);
 	else
@@ -465,7 +534,7 @@ int hostfile_sync(struct hostfile *file)
 
 int hostfile_prefetch(struct hostfile *file, uint64_t offset, uint64_t length)
 {
-	return -posix_fadvise(file->fd, (off_t)offset, (off_t)length, POSIX_FADV_WILLNEED);
+	return -posix_fadvise(file->fd, place(file, offset), (off_t)length, POSIX_FADV_WILLNEED);
 }
 
 /* No data follows. Where the file was cut there is no hole either: reading there must fail. */
@@ -483,23 +552,23 @@ static int last_hole(const struct hostfile *file, uint64_t offset, uint64_t *len
 
 int hostfile_extent(struct hostfile *file, uint64_t offset, uint64_t *length, bool *hole)
 {
-	off_t data, end;
+	off_t at = place(file, offset), data, end;
 
 	*hole = false;
 	if (file->is_block)
 		return 0;
-	data = lseek(file->fd, (off_t)offset, SEEK_DATA);
+	data = lseek(file->fd, at, SEEK_DATA);
 	if (data < 0 && errno == ENXIO)
 		return last_hole(file, offset, length, hole);
 	if (data < 0)
 		return errno == EINVAL ? 0 : -errno;
-	if ((uint64_t)data > offset) {
+	if (data > at) {
 		*hole = true;
-		*length = min_of(*length, (uint64_t)data - offset);
+		*length = min_of(*length, (uint64_t)(data - at));
 		return 0;
 	}
-	end = lseek(file->fd, (off_t)offset, SEEK_HOLE);
+	end = lseek(file->fd, at, SEEK_HOLE);
 	if (end > data)
-		*length = min_of(*length, (uint64_t)end - offset);
+		*length = min_of(*length, (uint64_t)(end - at));
 	return 0;
 }

@@ -24,6 +24,7 @@ struct hostfile {
 	bool writable;
 	bool is_block;           /* a block device, else a regular file */
 	uint32_t block_size;     /* zero and discard requests are aligned to it, bytes */
+	uint64_t base, length;   /* the part of it that is meant, bytes; UINT64_MAX: to its end */
 	char *path;              /* as the user gave it, for messages */
 	struct direct *direct;   /* not NULL: around the page cache */
 	_Atomic(uint8_t *) view; /* all of the file, mapped for reading; NULL: not yet */
@@ -50,6 +51,12 @@ void hostfile_close(struct hostfile *file);
  * -EINVAL where the file system has no direct I/O.
  */
 int hostfile_use_direct(struct hostfile *file);
+
+/*
+ * From now on offset 0 is the byte at base, and nothing behind length bytes is there (UINT64_MAX:
+ * as far as the file goes). Called before any other operation.
+ */
+void hostfile_set_part(struct hostfile *file, uint64_t base, uint64_t length);
 
 /* Do writes of whole pages go to memory first, so that they rarely wait? */
 static inline bool hostfile_is_cached(const struct hostfile *file)
