@@ -12,7 +12,8 @@
 
 int export_open(struct export *export, const struct export_config *config, struct error *err)
 {
-	const struct image_options options = {.format = config->format,
+	const struct image_options options = {.node = config->node,
+					      .format = config->format,
 					      .access = config->access,
 					      .load_snapshot = config->load_snapshot,
 					      .no_references = config->no_references,

@@ -36,8 +36,9 @@ static const struct {
 
 /* What -L has no use for, in qemu-nbd's words. */
 static const char *const not_with_list[] = {
-	"export-name", "description", "offset",        "connect", "disconnect",       "format",
-	"cache",       "nocache",     "load-snapshot", "bitmap",  "allocation-depth", "discard"};
+	"export-name",      "description", "offset",  "connect",       "disconnect",
+	"format",           "cache",       "nocache", "load-snapshot", "bitmap",
+	"allocation-depth", "discard",     "aio"};
 
 static int check_list(const struct options *options, int operands, struct error *err)
 {
@@ -49,20 +50,6 @@ static int check_list(const struct options *options, int operands, struct error 
 					 "List mode is incompatible with per-device settings");
 	if (options->fork)
 		return error_set(err, EINVAL, "List mode is incompatible with forking");
-	return 0;
-}
-
-/* qemu-nbd reads these as something else than a file; a file of that name is reached by ./NAME. */
-static int check_file(const char *file, struct error *err)
-{
-	const char *letters_end = file + strspn(file, "abcdefghijklmnopqrstuvwxyz+");
-
-	if (!strncmp(file, "json:", 5) || !strncmp(file, "nbd:", 4) ||
-	    (letters_end > file && !strncmp(letters_end, "://", 3)))
-		return error_set(err, EINVAL,
-				 "'%s': images that are described by json: or a URL are not "
-				 "available in this version",
-				 file);
 	return 0;
 }
 
@@ -85,7 +72,7 @@ int options_check(struct options *options, int operands, struct error *err)
 					 exclusive[i].one, exclusive[i].other);
 	if (options->detach)
 		options->mode = OPTIONS_DETACH;
-	return options->mode == OPTIONS_SERVE ? check_file(options->server.export_.file, err) : 0;
+	return 0;
 }
 
 int options_check_activation(const struct options *options, unsigned int count, struct error *err)

@@ -17,6 +17,7 @@
 #include "common/size.h"
 #include "control.h"
 #include "listener.h"
+#include "options-image.h"
 
 enum row_kind {
 	ROW_HEADING, /* help is a headline of --help */
@@ -177,6 +178,18 @@ static int set_nocache(struct options *options, const char *value, struct error 
 	return set_cache(options, "none", err);
 }
 
+static int set_aio(struct options *options, const char *value, struct error *err)
+{
+	static const char *const names[] = {"threads", "native", "io_uring"};
+
+	if (options->aio)
+		return error_set(err, EINVAL, "--aio can only be specified once");
+	for (int i = 0; i < 3; i++)
+		if (!strcmp(names[i], value))
+			options->aio = NODE_AIO_THREADS + i;
+	return options->aio ? 0 : error_set(err, EINVAL, "Invalid aio mode '%s'", value);
+}
+
 static int set_control(struct options *options, const char *value, struct error *err)
 {
 	options->control = value;
@@ -240,6 +253,8 @@ static const struct option_row table[] = {
 
 	HEADING("What to export:"),
 	TEXT('f', "format", "FORMAT", server.export_.format, "format of the image (raw, qcow2; default: detect)"),
+	FLAG(0, "image-opts", image_opts,
+	     "FILE is a list: driver=qcow2,file.filename=..."),
 	CALL('o', "offset", "OFFSET", set_offset, "serve the image from this byte on"),
 	CALL('x', "export-name", "NAME", set_export_name, "name of the export (default: empty)"),
 	CALL('D', "description", "TEXT", set_description, "description of the export"),
@@ -264,6 +279,9 @@ static const struct option_row table[] = {
 	CALL(0, "discard", "MODE", set_discard,
 	     "what TRIM does: ignore, or unmap: give the room back\n"
 	     "(default ignore; with -s unmap)"),
+	CALL(0, "aio", "MODE", set_aio,
+	     "threads, native or io_uring: accepted, the server\n"
+	     "has its own way; native needs --cache=none"),
 
 	HEADING("How to serve:"),
 	CALL('e', "shared", "NUM", set_shared, "clients at a time, 0: any number (default 1)"),
@@ -293,9 +311,7 @@ static const struct option_row table[] = {
 	CALL('V', "version", NULL, set_version, "print the version"),
 
 	LATER('P', "partition", "NUM"),
-	LATER(0, "aio", "MODE"),
 	LATER(0, "detect-zeroes", "MODE"),
-	LATER(0, "image-opts", NULL),
 	LATER(0, "tls-creds", "ID"),
 	LATER(0, "tls-authz", "ID"),
 	LATER(0, "tls-hostname", "HOST"),
@@ -427,11 +443,12 @@ int options_parse(struct options *options, int argc, char **argv, struct error *
 		options->server.export_.access = IMAGE_AUTO_READ_ONLY;
 	if (options->read_only || options->server.export_.load_snapshot)
 		options->server.export_.access = IMAGE_READ_ONLY;
-	return 0;
+	return options->mode == OPTIONS_SERVE ? options_image(options, err) : 0;
 }
 
 void options_clear(struct options *options)
 {
+	description_clear(&options->description);
 	object_set_clear(&options->objects);
 }
 

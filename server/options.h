@@ -13,6 +13,7 @@
 #include <stdio.h>
 
 #include "common/error.h"
+#include "image/description.h"
 #include "object.h"
 #include "server.h"
 
@@ -40,14 +41,17 @@ struct options {
 	bool fork;
 	bool read_only;
 	bool auto_read_only;
+	bool image_opts;
+	enum node_aio aio; /* --aio */
 	bool cache_given;
 	bool discard_given;
 	bool list;
 	bool detach;
 	const char *bitmaps[SERVER_BITMAPS_MAX];
 	unsigned int verbose;
-	struct object_set objects; /* --object: noted, not yet made */
-	uint64_t seen;             /* a bit for each row of the table that was given */
+	struct object_set objects;            /* --object: noted, not yet made */
+	struct image_description description; /* --image-opts, json: */
+	uint64_t seen;                        /* a bit for each row of the table that was given */
 };
 
 #define OPTIONS_BIND_DEFAULT "0.0.0.0"

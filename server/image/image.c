@@ -16,6 +16,8 @@
 #include "common/size.h"
 #include "epoch.h"
 #include "lock.h"
+#include "place.h"
+#include "window.h"
 
 static const struct image_driver *const drivers[] = {&image_driver_raw, &image_driver_qcow2};
 
@@ -65,12 +67,17 @@ static const char *format_probe(struct hostfile *file)
 
 static int choose_driver(struct image *image, struct error *err)
 {
+	const struct image_node *node = image->options.node;
 	const char *format = image->options.format;
 
 	image->probed = !format;
 	if (image->probed)
 		format = format_probe(image->file);
 	image->driver = driver_find(format);
+	if (image->driver == &image_driver_raw && node && node->kind == NODE_FORMAT &&
+	    (node->backing || node->data_file || node->no_backing))
+		return error_set(err, EINVAL, "Block format 'raw' does not support the option '%s'",
+				 node->data_file ? "data-file" : "backing");
 	if (image->driver && image->options.load_snapshot && !image->driver->snapshots)
 		return error_set(err, ENOTSUP,
 				 "Failed to load snapshot: Block format '%s' used by device '' "
@@ -92,47 +99,164 @@ static bool access_degrades(int rc)
 	return rc == -EACCES || rc == -EROFS || rc == -EPERM || rc == -ETXTBSY;
 }
 
-static int open_file(const char *path, struct image *image, struct error *err)
+/* Is it of the kind that the description names? */
+static int check_kind(const struct hostfile *file, const struct image_place *place,
+		      struct error *err)
 {
-	int rc = hostfile_open(path, !image->read_only, &image->file);
+	if (!place->driver || file->is_block == !strcmp(place->driver, "host_device"))
+		return 0;
+	if (file->is_block)
+		return error_set(err, EINVAL, "'file' driver requires '%s' to be a regular file",
+				 place->path);
+	return error_set(err, EINVAL,
+			 "'host_device' driver requires '%s' to be either a character or block "
+			 "device",
+			 place->path);
+}
+
+static int choose_part(struct hostfile *file, const struct image_place *place, struct error *err)
+{
+	uint64_t size;
+	int rc = hostfile_size(file, &size);
+
+	if (rc)
+		return error_set_errno(err, -rc, "cannot tell the size");
+	rc = place_check_size(place, size, err);
+	if (rc == 0)
+		hostfile_set_part(file, place->base, place->length);
+	return rc;
+}
+
+static int open_file(const struct image_place *place, struct image *image, struct error *err)
+{
+	int rc = hostfile_open(place->path, !image->read_only, &image->file);
 
 	if (rc == -EINVAL)
 		return error_set(
 			err, EINVAL,
 			"Could not open '%s': It is neither a regular file nor a block device",
-			path);
-	return rc ? error_set_errno(err, -rc, "Could not open '%s'", path) : 0;
+			place->path);
+	if (rc)
+		return error_set_errno(err, -rc, "Could not open '%s'", place->path);
+	rc = check_kind(image->file, place, err);
+	if (rc == 0 && (place->base || place->length != NODE_TO_THE_END))
+		rc = choose_part(image->file, place, err);
+	return rc;
 }
 
 /* QEMU lets two writers share a raw image; we do not. Reading beside one is allowed, but not where
  * the file's metadata is read, or others build upon it. */
-static int lock_image(struct image *image, struct error *err)
+static int lock_image(const struct image_place *place, struct image *image, struct error *err)
 {
 	unsigned int used = PERMISSION_CONSISTENT_READ, unshared = PERMISSION_RESIZE;
 
+	if (place->force_share && !image->read_only)
+		return error_set(err, EINVAL,
+				 "force-share=on can only be used with read-only images");
 	if (!image->read_only)
 		used |= PERMISSION_WRITE;
 	if (!image->read_only && image->driver->metadata)
 		used |= PERMISSION_RESIZE;
 	if (!image->read_only || image->driver->metadata || image->parent || image->options.backing)
 		unshared |= PERMISSION_WRITE;
-	return lock_acquire(image->file, used, unshared, err);
+	return lock_acquire(image->file, used, place->force_share ? 0 : unshared, place->locking,
+			    err);
+}
+
+/* Formats that have a structure are read from files of the host, or parts of them. */
+static int find_place(const char *path, const struct image *image, struct image_place *place,
+		      const struct image_node **below, struct error *err)
+{
+	const struct image_node *node = image->options.node;
+
+	*below = NULL;
+	*place = (struct image_place){.path = path, .length = NODE_TO_THE_END};
+	if (!node || (node->kind == NODE_FORMAT && !node->file))
+		return 0;
+	if (node->kind == NODE_FILE || (node->driver && !strcmp(node->driver, "raw")))
+		return place_find(node, place, below, err);
+	if (place_find(node->file, place, below, err))
+		return -EINVAL;
+	if (!*below)
+		return 0;
+	return error_set(err, ENOTSUP,
+			 "the %s image must be in a file, not on the disk of another image",
+			 node->driver ? node->driver : "inner");
+}
+
+static int check_chain(const struct image *image, struct error *err);
+static int check_guess(const struct image *image, struct error *err);
+static int open_child(const char *path, const struct image_place *place,
+		      const struct image_node *below, struct image *image, struct error *err);
+
+static int open_driver(struct image *image, struct error *err)
+{
+	int rc;
+
+	/* What is only guessed to be an image may be read, but not lead to other files. */
+	if (image->parent)
+		image->options.no_references |= check_guess(image, NULL) != 0;
+	rc = image->driver->open(image, err);
+	if (rc == -EPERM && image->parent && check_guess(image, NULL))
+		check_guess(image, err);
+	return rc;
 }
 
 static int open_once(const char *path, struct image *image, struct error *err)
 {
-	int rc = open_file(path, image, err);
+	const struct image_node *below;
+	struct image_place place;
+	int rc = find_place(path, image, &place, &below, err);
 
+	if (rc == 0 && below)
+		return open_child(path, &place, below, image, err);
+	if (rc == 0)
+		rc = open_file(&place, image, err);
+	if (rc == 0 && image->parent)
+		rc = check_chain(image, err);
 	if (rc == 0)
 		rc = choose_driver(image, err);
 	if (rc == 0)
-		rc = lock_image(image, err);
+		rc = lock_image(&place, image, err);
 	if (rc == 0)
-		rc = image->driver->open(image, err);
+		rc = open_driver(image, err);
 	if (rc) {
 		hostfile_close(image->file);
 		image->file = NULL;
 	}
+	return rc;
+}
+
+/* The image that node describes, for a parent that stands for it. */
+static void take_node(struct image *image, const struct image_node *node)
+{
+	node = place_skip_filters(node);
+	image->options.node = node;
+	image->options.format = node->kind == NODE_FILE ? "raw" : node->driver;
+}
+
+/* An image of which this one is to be a part. */
+static int open_child(const char *path, const struct image_place *place,
+		      const struct image_node *below, struct image *image, struct error *err)
+{
+	struct image *child = calloc(1, sizeof(*child));
+	int rc;
+
+	if (!child)
+		return error_set(err, ENOMEM, "out of memory");
+	child->options = image->options;
+	child->parent = image->parent;
+	child->depth = image->depth;
+	child->read_only = image->read_only;
+	take_node(child, below);
+	rc = open_once(path, child, err);
+	if (rc) {
+		free(child);
+		return rc;
+	}
+	rc = window_open(image, child, place, err);
+	if (rc)
+		image_close(child);
 	return rc;
 }
 
@@ -180,6 +304,8 @@ int image_open(const char *path, const struct image_options *options, struct ima
 	if (!image)
 		return error_set(err, ENOMEM, "out of memory");
 	image->options = *options;
+	if (options->node)
+		take_node(image, options->node);
 	rc = open_image(path, image, err);
 	if (rc) {
 		free(image);
@@ -198,7 +324,10 @@ void image_close(struct image *image)
 		return;
 	if (image->driver->close)
 		image->driver->close(image);
-	hostfile_close(image->file);
+	if (image->child)
+		image_close(image->child);
+	else
+		hostfile_close(image->file);
 	free(image);
 }
 
@@ -258,38 +387,53 @@ static int check_guess(const struct image *image, struct error *err)
 		image->driver->name, image->driver->name);
 }
 
-static int open_backing(struct image *image, const char *path, struct error *err)
+/* What the user says of the backing file takes the place of what the image says. */
+static int describe_backing(const struct image *parent, struct image *image, char **path,
+			    const char *name, struct error *err)
 {
-	int rc = open_file(path, image, err);
+	const struct image_node *above = parent->options.node;
+	const struct image_node *node = above ? above->backing : NULL, *file;
 
-	if (rc == 0)
-		rc = check_chain(image, err);
-	if (rc == 0)
-		rc = choose_driver(image, err);
-	if (rc == 0)
-		rc = lock_image(image, err);
-	if (rc == 0) {
-		/* What is only guessed to be an image may be read, but not lead to other files. */
-		image->options.no_references |= check_guess(image, NULL) != 0;
-		rc = image->driver->open(image, err);
-		if (rc == -EPERM && check_guess(image, NULL))
-			check_guess(image, err);
+	if (node) {
+		const char *format = image->options.format;
+
+		take_node(image, node);
+		if (!image->options.format)
+			image->options.format = format;
+		file = description_file(node);
+		if (file) {
+			*path = strdup(file->filename);
+			return *path ? 0 : error_set(err, ENOMEM, "out of memory");
+		}
 	}
-	return rc;
+	if (!*name) /* keys that have nothing to say something of */
+		return node ? error_set(err, EINVAL, "the image has no backing file") : 0;
+	*path = image_resolve_name(parent, name, err);
+	return *path ? 0 : err ? -err->code : -EPERM;
 }
 
 #define BACKING_FAILED "Could not open backing file"
 
+static int open_backing(struct image *image, const char *path, struct error *err)
+{
+	int rc = open_once(path, image, err);
+
+	/* In a long chain the image that failed is of interest, not the way to it. */
+	if (rc && err && strncmp(err->text, BACKING_FAILED, strlen(BACKING_FAILED)))
+		error_wrap(err, BACKING_FAILED " '%s'", path);
+	return rc == -EROFS || rc == -EACCES ? -EIO : rc; /* reading failed, not writing */
+}
+
 int image_open_backing(const struct image *parent, const char *name, const char *format,
 		       struct image **out, struct error *err)
 {
-	AUTO_FREE char *path = image_resolve_name(parent, name, err);
+	AUTO_FREE char *path = NULL;
 	struct image *image;
 	int rc;
 
 	*out = NULL;
-	if (!path)
-		return err ? -err->code : -EPERM;
+	if (parent->options.node && parent->options.node->no_backing)
+		return 0;
 	image = calloc(1, sizeof(*image));
 	if (!image)
 		return error_set(err, ENOMEM, "out of memory");
@@ -299,14 +443,12 @@ int image_open_backing(const struct image *parent, const char *name, const char 
 	image->read_only = true;
 	image->parent = parent;
 	image->depth = parent->depth + 1;
-	rc = open_backing(image, path, err);
-	if (rc) {
-		hostfile_close(image->file);
+	rc = describe_backing(parent, image, &path, name, err);
+	if (rc == 0 && path)
+		rc = open_backing(image, path, err);
+	if (rc || !path) {
 		free(image);
-		/* In a long chain the image that failed is of interest, not the way to it. */
-		if (err && strncmp(err->text, BACKING_FAILED, strlen(BACKING_FAILED)))
-			error_wrap(err, BACKING_FAILED " '%s'", path);
-		return rc == -EROFS || rc == -EACCES ? -EIO : rc; /* reading failed, not writing */
+		return rc;
 	}
 	*out = image;
 	return 0;

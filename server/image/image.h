@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "description.h"
 #include "hostfile.h"
 #include "server/server.h"
 
@@ -100,7 +101,8 @@ struct image_driver {
 
 /* How an image is to be opened. Strings outlive the image. */
 struct image_options {
-	const char *format; /* NULL: look into the file */
+	const struct image_node *node; /* what the user describes; NULL: the path is all */
+	const char *format;            /* NULL: look into the file */
 	enum image_access access;
 	const char *load_snapshot; /* an internal snapshot instead of the disk; NULL: none */
 	bool no_references;        /* an image that names other files is refused */
@@ -111,8 +113,9 @@ struct image_options {
 
 struct image {
 	const struct image_driver *driver;
-	struct hostfile *file; /* the main file */
+	struct hostfile *file; /* the main file; with a child, the child's */
 	struct image_options options;
+	struct image *child;        /* of a part of another image's disk: that one, else NULL */
 	const struct image *parent; /* the overlay whose backing file this is, or NULL */
 	unsigned int depth;         /* overlays above it */
 	_Atomic uint64_t size;      /* bytes that a guest sees; image_refresh() changes it */
@@ -138,7 +141,8 @@ int image_open_temporary(const char *path, const struct image_options *options,
 			 struct image **image, struct error *err);
 /*
  * The image below parent in a chain, to be read only. name is what parent says, relative to
- * parent's directory; format NULL: it does not say. Never a protocol. parent outlives it.
+ * parent's directory; format NULL: it does not say. Never a protocol. parent outlives it. What the
+ * user described takes the place of name and format. *image is NULL when there is to be none.
  */
 int image_open_backing(const struct image *parent, const char *name, const char *format,
 		       struct image **image, struct error *err);

@@ -63,21 +63,31 @@ static int refuse(struct hostfile *file, const char *kind, int permission, struc
 			 kind, permission_name[permission], file->path);
 }
 
-int lock_acquire(struct hostfile *file, unsigned int used, unsigned int unshared, struct error *err)
+static int no_locks(struct hostfile *file, enum node_locking locking, struct error *err)
+{
+	drop_all(file);
+	if (locking == NODE_LOCKING_ON)
+		return error_set(err, ENOLCK,
+				 "'%s': this file system has no locks, which locking=on demands",
+				 file->path);
+	log_warning("%s: this file system has no locks, other writers are not noticed", file->path);
+	return 0;
+}
+
+int lock_acquire(struct hostfile *file, unsigned int used, unsigned int unshared,
+		 enum node_locking locking, struct error *err)
 {
 	int rc, blocked;
 
+	if (locking == NODE_LOCKING_OFF)
+		return 0;
 	rc = take(file, BYTE_USED, used);
 	if (rc == 0)
 		rc = take(file, BYTE_UNSHARED, unshared);
 	if (rc == -EAGAIN || rc == -EACCES)
 		return refuse(file, "", 0, err);
-	if (rc) {
-		drop_all(file);
-		log_warning("%s: this file system has no locks, other writers are not noticed",
-			    file->path);
-		return 0;
-	}
+	if (rc)
+		return no_locks(file, locking, err);
 	blocked = find_conflict(file, BYTE_UNSHARED, used);
 	if (blocked >= 0)
 		return refuse(file, "", blocked, err);

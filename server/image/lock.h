@@ -8,6 +8,7 @@
 #define HAWSER_SERVER_IMAGE_LOCK_H
 
 #include "common/error.h"
+#include "description.h"
 
 struct hostfile;
 
@@ -21,9 +22,10 @@ enum image_permission {
 /*
  * Takes the locks for the permissions used and for those not shared with others, or none.
  * 0, or -EAGAIN with err set when another process stands in the way. A file system without locks
- * is served without them.
+ * is served without them, with a warning; when they were asked for (NODE_LOCKING_ON), that is
+ * -ENOLCK.
  */
 int lock_acquire(struct hostfile *file, unsigned int used, unsigned int unshared,
-		 struct error *err);
+		 enum node_locking locking, struct error *err);
 
 #endif

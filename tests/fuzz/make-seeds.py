@@ -336,7 +336,34 @@ def top_seeds():
         5, 1, listening=["\x1b[2J", "\u202e", 7], exports=[{"name": "\x9b", "clients": [7, {}]}])
 
 
+def description_seeds():
+    texts = (
+        "driver=raw,file.filename=a", "disk.img", "driver=qcow2,file=a,,b,backing=",
+        "driver=qcow2,file.driver=raw,file.offset=1M,file.size=64k,file.file.filename=d,"
+        "backing.driver=qcow2,backing.file.filename=b,backing.backing=",
+        "driver=raw,offset=4k,size=512,file.driver=raw,file.size=8k,file.file.filename=a",
+        "driver=throttle,throttle-group=t,file.driver=qcow2,file.file.filename=q",
+        "driver=file,filename=x,locking=off,aio=native,cache.direct=on,force-share=on",
+        "file.driver=host_device,file.filename=/dev/sda,discard=unmap,detect-zeroes=unmap",
+        "driver=qcow2,file.filename=q,data-file.filename=d,overlap-check.template=all,"
+        "l2-cache-size=1M,lazy-refcounts=on,encrypt.format=luks,encrypt.key-secret=s",
+        "driver=qcow2,file.filename=q,reda-only=on", "driver=nbd,host=x", "backing.driver=raw",
+        "file." * 30 + "filename=a", "driver=raw," + "file." * 12 + "filename=a",
+    )
+    objects = (
+        {"driver": "raw", "file": {"driver": "file", "filename": "a"}, "offset": 512},
+        {"driver": "qcow2", "file": "a", "backing": None, "read-only": True},
+        {"driver": "raw", "file": {"driver": "raw", "offset": -1, "file": "a"}},
+        {"driver": "quorum", "children": [{"file": "a"}, {"file": "b"}]}, [1], {"a.b": {"": 1}},
+    )
+    for index, text in enumerate(texts):
+        yield f"list-{index}", text.encode()
+    for index, value in enumerate(objects):
+        yield f"json-{index}", b"json:" + json.dumps(value).encode()
+
+
 TARGETS = {
+    "description": description_seeds,
     "handshake": handshake_seeds, "connection": connection_seeds,
     "client-handshake": client_seeds, "uri": uri_seeds, "nbdtab": nbdtab_seeds,
     "size": size_seeds, "options": options_seeds, "json": json_seeds, "kernel": kernel_seeds,

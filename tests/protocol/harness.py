@@ -135,7 +135,7 @@ class Server:
                  environment=None, ends=False, status=0):
         self.directory = tempfile.mkdtemp(prefix="hawser-test-", dir=directory)
         self.image = image or self.make_image(size, content)
-        self.size = size if image is None else os.path.getsize(image)
+        self.size = size if image is None or not os.path.exists(image) else os.path.getsize(image)
         self.path = os.path.join(self.directory, "socket")
         self.port = free_port() if tcp else None
         self.address = ("127.0.0.1", self.port) if tcp else self.path

@@ -74,12 +74,13 @@ static void assert_held(const int *bytes)
 static int lock_writer(void)
 {
 	return lock_acquire(file, PERMISSION_CONSISTENT_READ | PERMISSION_WRITE,
-			    PERMISSION_WRITE | PERMISSION_RESIZE, &err);
+			    PERMISSION_WRITE | PERMISSION_RESIZE, NODE_LOCKING_AUTO, &err);
 }
 
 static int lock_reader(void)
 {
-	return lock_acquire(file, PERMISSION_CONSISTENT_READ, PERMISSION_RESIZE, &err);
+	return lock_acquire(file, PERMISSION_CONSISTENT_READ, PERMISSION_RESIZE, NODE_LOCKING_AUTO,
+			    &err);
 }
 
 static void assert_refused(const char *words)

@@ -29,6 +29,7 @@ static int parse(const char *line)
 		argv[argc++] = word;
 	}
 	argv[argc] = NULL;
+	options_clear(&options);
 	return options_parse(&options, argc, argv, &err);
 }
 
@@ -161,6 +162,67 @@ START_TEST(test_discard)
 END_TEST
 
 static const struct {
+	const char *line;
+	enum image_access access;
+	struct cache_mode cache;
+	enum discard_mode discard;
+} described[] = {
+	{"hawserd --image-opts file=a", IMAGE_READ_WRITE, {.direct = false}, DISCARD_IGNORE},
+	{"hawserd json:{\"file\":\"a\",\"read-only\":true}",
+	 IMAGE_READ_ONLY,
+	 {.direct = false},
+	 DISCARD_IGNORE},
+	{"hawserd --image-opts file.filename=a,file.read-only=on,auto-read-only=on",
+	 IMAGE_READ_ONLY,
+	 {.direct = false},
+	 DISCARD_IGNORE},
+	{"hawserd -r --image-opts file=a,read-only=off,auto-read-only=on",
+	 IMAGE_READ_ONLY,
+	 {.direct = false},
+	 DISCARD_IGNORE},
+	{"hawserd --image-opts file.filename=a,file.auto-read-only=on",
+	 IMAGE_AUTO_READ_ONLY,
+	 {.direct = false},
+	 DISCARD_IGNORE},
+	{"hawserd --auto-read-only --image-opts file=a,auto-read-only=off",
+	 IMAGE_READ_WRITE,
+	 {.direct = false},
+	 DISCARD_IGNORE},
+	{"hawserd --image-opts file=a,cache.direct=on,cache.no-flush=on,discard=unmap",
+	 IMAGE_READ_WRITE,
+	 {.direct = true, .ignore_flush = true},
+	 DISCARD_UNMAP},
+	{"hawserd -n --discard=unmap --image-opts file=a,cache.direct=off,discard=ignore",
+	 IMAGE_READ_WRITE,
+	 {.direct = false},
+	 DISCARD_IGNORE},
+	{"hawserd --discard=unmap --image-opts driver=qcow2,file=a,pass-discard-request=off",
+	 IMAGE_READ_WRITE,
+	 {.direct = false},
+	 DISCARD_IGNORE},
+};
+
+START_TEST(test_described)
+{
+	const struct export_config *config = &options.server.export_;
+
+	ck_assert_int_eq(parse(described[_i].line), 0);
+	ck_assert_ptr_nonnull(config->node);
+	ck_assert_int_eq(config->access, described[_i].access);
+	ck_assert_int_eq(config->cache.direct, described[_i].cache.direct);
+	ck_assert_int_eq(config->cache.ignore_flush, described[_i].cache.ignore_flush);
+	ck_assert_int_eq(config->discard, described[_i].discard);
+}
+END_TEST
+
+START_TEST(test_file_prefix)
+{
+	ck_assert_int_eq(parse("hawserd file:a:b"), 0);
+	ck_assert_str_eq(options.server.export_.file, "a:b");
+}
+END_TEST
+
+static const struct {
 	const char *line, *said;
 } refused[] = {
 	{"hawserd", "Invalid number of arguments\nTry `hawserd --help' for more information."},
@@ -190,8 +252,8 @@ static const struct {
 	{"hawserd -r --auto-read-only a", "--read-only and --auto-read-only are mutually"},
 	{"hawserd --run x --fork a", "--run and --fork are mutually exclusive"},
 	{"hawserd --stdio -k /s a", "--stdio and --socket are mutually exclusive"},
-	{"hawserd nbd://host/x", "'nbd://host/x': images that are described by json: or a URL"},
-	{"hawserd json:{}", "'json:{}': images that are described"},
+	{"hawserd nbd://host/x", "'nbd://host/x': images behind a URL"},
+	{"hawserd json:{}", "Failed to blk_new_open 'json:{}': Must specify either driver or file"},
 	{"hawserd nbd:localhost:10809", "'nbd:localhost:10809': images"},
 	{"hawserd --selinux-l=x a", "option '--selinux-label' is not available in this version"},
 	{"hawserd --partition=1 a", "option '-P' (--partition) is not available"},
@@ -201,12 +263,25 @@ static const struct {
 	{"hawserd --cache=none -n a", "-n and --cache can only be specified once"},
 	{"hawserd -L --cache=none", "List mode is incompatible with per-device settings"},
 	{"hawserd -L -n", "List mode is incompatible with per-device settings"},
-	{"hawserd --aio native a", "option '--aio' is not available"},
+	{"hawserd --aio native a", "Failed to blk_new_open 'a': aio=native was specified, but it"},
+	{"hawserd --aio uring a", "Invalid aio mode 'uring'"},
+	{"hawserd --aio threads --aio threads a", "--aio can only be specified once"},
+	{"hawserd -L --aio threads", "List mode is incompatible with per-device settings"},
 	{"hawserd --discard=x a", "Invalid discard mode `x'"},
 	{"hawserd --discard=on --discard=off a", "--discard can only be specified once"},
 	{"hawserd -L --discard=off", "List mode is incompatible with per-device settings"},
 	{"hawserd --detect-zeroes=on a", "option '--detect-zeroes' is not available"},
-	{"hawserd --image-opts driver=raw", "option '--image-opts' is not available"},
+	{"hawserd --image-opts driver=raw",
+	 "Failed to blk_new_open 'driver=raw': A block device must be specified for \"file\""},
+	{"hawserd --image-opts -f raw driver=raw", "--image-opts and -f are mutually exclusive"},
+	{"hawserd --image-opts driver=throttle,throttle-group=t,file=a",
+	 "Failed to blk_new_open 'driver=throttle,throttle-group=t,file=a': Throttle group 't' "
+	 "does"},
+	{"hawserd --image-opts file=a,aio=native",
+	 "Failed to blk_new_open 'file=a,aio=native': Block format '' does not"},
+	{"hawserd -n --image-opts file.filename=a,file.aio=native,cache.direct=off",
+	 "Failed to blk_new_open 'file.filename=a,file.aio=native,cache.direct=off': aio=native "
+	 "was"},
 	{"hawserd --object nothing,id=x a", "Invalid parameter 'nothing'; --object help lists"},
 	{"hawserd --tls-creds=x a", "option '--tls-creds' is not available"},
 	{"hawserd --tls-authz=x a", "option '--tls-authz' is not available"},
@@ -338,6 +413,8 @@ int main(void)
 	tcase_add_loop_test(tcase, test_cache, 0, COUNT(caches));
 	tcase_add_test(tcase, test_bitmaps);
 	tcase_add_loop_test(tcase, test_discard, 0, COUNT(discards));
+	tcase_add_loop_test(tcase, test_described, 0, sizeof(described) / sizeof(described[0]));
+	tcase_add_test(tcase, test_file_prefix);
 	tcase_add_loop_test(tcase, test_refused, 0, COUNT(refused));
 	tcase_add_loop_test(tcase, test_length, 0, 3);
 	tcase_add_loop_test(tcase, test_activation, 0, COUNT(activations));

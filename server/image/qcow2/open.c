@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "common/size.h"
 #include "server/image/lock.h"
+#include "server/image/place.h"
 #include "writer.h"
 
 /* ---- Reading ---- */
@@ -142,30 +143,76 @@ static int choose_disk(struct qcow2 *q, struct error *err)
 
 /* ---- Other files ---- */
 
+/* Where the data file is: what the user says, or what the image says. */
+static int find_data_file(struct qcow2 *q, struct image_place *place, char **path,
+			  struct error *err)
+{
+	const struct image_node *node = q->image->options.node, *other;
+	int rc;
+
+	*place = (struct image_place){.length = NODE_TO_THE_END};
+	if (node && node->data_file) {
+		rc = place_find(node->data_file, place, &other, err);
+		if (rc || !other)
+			return rc;
+		return error_set(err, ENOTSUP, "the data file must be a file or disk of the host");
+	}
+	if (!*q->extensions.data_file)
+		return error_set(err, EINVAL, "'data-file' is required for this image");
+	*path = image_resolve_name(q->image, q->extensions.data_file, err);
+	place->path = *path;
+	return *path ? 0 : err ? -err->code : -EPERM;
+}
+
+static int choose_part(struct hostfile *data, const struct image_place *place, struct error *err)
+{
+	uint64_t size;
+	int rc = hostfile_size(data, &size);
+
+	if (rc)
+		return error_set_errno(err, -rc, "cannot tell the size of the data file");
+	rc = place_check_size(place, size, err);
+	if (rc == 0)
+		hostfile_set_part(data, place->base, place->length);
+	return rc;
+}
+
 static int open_data_file(struct qcow2 *q, struct error *err)
 {
-	AUTO_FREE char *path = NULL;
+	const struct image_node *node = q->image->options.node;
 	unsigned int used = PERMISSION_CONSISTENT_READ;
+	AUTO_FREE char *path = NULL;
+	struct image_place place;
 	int rc;
 
 	if (!qcow2_has_data_file(&q->header))
-		return 0;
-	if (!*q->extensions.data_file)
-		return error_set(err, EINVAL, "'data-file' is required for this image");
-	path = image_resolve_name(q->image, q->extensions.data_file, err);
-	if (!path)
-		return err ? -err->code : -EPERM;
-	rc = hostfile_open(path, !q->image->read_only, &q->data);
+		return node && node->data_file
+			       ? error_set(
+					 err, EINVAL,
+					 "'data-file' can only be set for images with an external "
+					 "data file")
+			       : 0;
+	rc = find_data_file(q, &place, &path, err);
 	if (rc)
-		return error_set_errno(err, -rc, "Could not open data file '%s'", path);
+		return rc;
+	rc = hostfile_open(place.path, !q->image->read_only, &q->data);
+	if (rc)
+		return error_set_errno(err, -rc, "Could not open data file '%s'", place.path);
+	rc = choose_part(q->data, &place, err);
+	if (rc)
+		return rc;
 	if (!q->image->read_only)
 		used |= PERMISSION_WRITE;
-	return lock_acquire(q->data, used, PERMISSION_WRITE | PERMISSION_RESIZE, err);
+	return lock_acquire(q->data, used,
+			    place.force_share ? 0 : PERMISSION_WRITE | PERMISSION_RESIZE,
+			    place.locking, err);
 }
 
 static int open_backing(struct qcow2 *q, struct error *err)
 {
-	if (!*q->extensions.backing)
+	const struct image_node *node = q->image->options.node;
+
+	if (!*q->extensions.backing && !(node && node->backing))
 		return 0;
 	return image_open_backing(q->image, q->extensions.backing, q->extensions.backing_format,
 				  &q->backing, err);
