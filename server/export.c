@@ -10,6 +10,59 @@
 #include "common/log.h"
 #include "common/nbd-protocol.h"
 
+static int read_disk(void *context, void *buffer, uint64_t offset, uint64_t length)
+{
+	return image_read(context, buffer, offset, length);
+}
+
+static int find_partition(struct export *export, const struct export_config *config,
+			  struct error *err)
+{
+	struct image *image = export->image;
+	const struct partition_disk disk = {
+		.read = read_disk,
+		.context = image,
+		.size = image->size,
+		.sector = image->driver == &image_driver_raw && image->file->is_block
+				  ? image->file->block_size
+				  : 0,
+		.writable = !export->read_only,
+	};
+	struct partition found;
+	int rc = partition_find(&disk, &config->partition, &found, err);
+
+	if (rc)
+		return rc;
+	if (found.warning[0])
+		log_warning("%s: %s", config->file, found.warning);
+	log_info("partition %u: %llu bytes from byte %llu on", found.number,
+		 (unsigned long long)found.length, (unsigned long long)found.offset);
+	export->offset = found.offset;
+	export->length = found.length;
+	return 0;
+}
+
+static int place_window(struct export *export, const struct export_config *config,
+			struct error *err)
+{
+	if (config->partition.text)
+		return find_partition(export, config, err);
+	if (config->offset > export->image->size)
+		return error_set(err, EINVAL,
+				 "Invalid offset '%llu': the image '%s' has only %llu bytes",
+				 (unsigned long long)config->offset, config->file,
+				 (unsigned long long)export->image->size);
+	return 0;
+}
+
+/* The window may end before the image; an image that was cut may end before the window. */
+static uint64_t window_size(const struct export *export)
+{
+	uint64_t size = export->image->size;
+
+	return size > export->offset ? min_of(size - export->offset, export->length) : 0;
+}
+
 int export_open(struct export *export, const struct export_config *config, struct error *err)
 {
 	const struct image_options options = {.node = config->node,
@@ -24,6 +77,7 @@ int export_open(struct export *export, const struct export_config *config, struc
 	*export = (struct export){.name = config->name ? config->name : "",
 				  .description = config->description,
 				  .offset = config->offset,
+				  .length = UINT64_MAX,
 				  .allocation_depth = config->allocation_depth};
 	statistics_book_init(&export->statistics);
 	pthread_mutex_init(&export->flush_lock, NULL);
@@ -44,16 +98,13 @@ int export_open(struct export *export, const struct export_config *config, struc
 			return rc;
 		}
 	}
-	if (config->offset > export->image->size) {
-		rc = error_set(err, EINVAL,
-			       "Invalid offset '%llu': the image '%s' has only %llu bytes",
-			       (unsigned long long)config->offset, config->file,
-			       (unsigned long long)export->image->size);
+	export->read_only = export->image->read_only || config->access == IMAGE_READ_ONLY;
+	rc = place_window(export, config, err);
+	if (rc) {
 		export_close(export);
 		return rc;
 	}
-	export->size = export->image->size - config->offset;
-	export->read_only = export->image->read_only || config->access == IMAGE_READ_ONLY;
+	export->size = window_size(export);
 	rc = export_bitmaps_open(export, config, err);
 	if (rc)
 		export_close(export);
@@ -62,11 +113,8 @@ int export_open(struct export *export, const struct export_config *config, struc
 
 void export_refresh(struct export *export)
 {
-	uint64_t size;
-
 	image_refresh(export->image);
-	size = export->image->size;
-	export->size = size > export->offset ? size - export->offset : 0;
+	export->size = window_size(export);
 }
 
 void export_close(struct export *export)

@@ -27,6 +27,7 @@ struct export
 	const char *description; /* NULL: none */
 	struct image *image;
 	uint64_t offset;       /* of the window in the image */
+	uint64_t length;       /* of the window at most, UINT64_MAX: to the end of the image */
 	_Atomic uint64_t size; /* any thread reads it; export_refresh() changes it */
 	bool read_only;
 	struct cache_mode cache;

@@ -38,7 +38,7 @@ static const struct {
 static const char *const not_with_list[] = {
 	"export-name",      "description", "offset",  "connect",       "disconnect",
 	"format",           "cache",       "nocache", "load-snapshot", "bitmap",
-	"allocation-depth", "discard",     "aio"};
+	"allocation-depth", "discard",     "aio",     "partition"};
 
 static int check_list(const struct options *options, int operands, struct error *err)
 {
@@ -70,6 +70,8 @@ int options_check(struct options *options, int operands, struct error *err)
 		    options_given(options, exclusive[i].other))
 			return error_set(err, EINVAL, "--%s and --%s are mutually exclusive",
 					 exclusive[i].one, exclusive[i].other);
+	if (options_given(options, "partition") && options_given(options, "offset"))
+		return error_set(err, EINVAL, "Cannot request partition and offset together");
 	if (options->detach)
 		options->mode = OPTIONS_DETACH;
 	return 0;

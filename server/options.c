@@ -91,6 +91,11 @@ static int set_offset(struct options *options, const char *value, struct error *
 	return 0;
 }
 
+static int set_partition(struct options *options, const char *value, struct error *err)
+{
+	return partition_parse(value, &options->server.export_.partition, err);
+}
+
 static int set_export_name(struct options *options, const char *value, struct error *err)
 {
 	if (strlen(value) > NBD_STRING_MAX)
@@ -256,6 +261,9 @@ static const struct option_row table[] = {
 	FLAG(0, "image-opts", image_opts,
 	     "FILE is a list: driver=qcow2,file.filename=..."),
 	CALL('o', "offset", "OFFSET", set_offset, "serve the image from this byte on"),
+	CALL('P', "partition", "NUM", set_partition,
+	     "serve this partition only (MBR or GPT): its number,\n"
+	     "label=NAME or uuid=UUID"),
 	CALL('x', "export-name", "NAME", set_export_name, "name of the export (default: empty)"),
 	CALL('D', "description", "TEXT", set_description, "description of the export"),
 	FLAG('r', "read-only", read_only, "never write to the image"),
@@ -310,7 +318,6 @@ static const struct option_row table[] = {
 	CALL('h', "help", NULL, set_help, "print this help"),
 	CALL('V', "version", NULL, set_version, "print the version"),
 
-	LATER('P', "partition", "NUM"),
 	LATER(0, "detect-zeroes", "MODE"),
 	LATER(0, "tls-creds", "ID"),
 	LATER(0, "tls-authz", "ID"),

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "partition/partition.h"
 
 struct image_node;
 struct server;
@@ -58,6 +59,8 @@ struct export_config {
 	enum image_access access;
 	struct cache_mode cache;
 	enum discard_mode discard;
+	/* -P: the window is this partition; text NULL: it begins at offset. */
+	struct partition_choice partition;
 };
 
 struct server_config {

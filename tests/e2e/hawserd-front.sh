@@ -247,7 +247,7 @@ test_run() {
 
 # The list against the one that qemu-nbd makes of the same server. (Lines of newer QEMU aside.)
 test_list() {
-	local options
+	local options theirs
 	type -P qemu-nbd >/dev/null || return 0
 	for options in '' '-r' '-e 0' '-x name -D text'; do
 		# shellcheck disable=SC2086 # options
@@ -259,10 +259,12 @@ test_list() {
 		until_true gone "$server"
 	done
 	qemu-nbd --fork -f raw -t -k "$work/q" --pid-file q.pid -x name -D text disk.img
-	started+=("$(cat q.pid)")
+	theirs=$(cat q.pid)
+	started+=("$theirs")
 	diff <(qemu-nbd -L -k "$work/q" | grep -v 'transaction size') \
 		<("$hawserd" -L -k "$work/q" | grep -v 'transaction size') || fail "-L of qemu-nbd"
-	kill "$(cat q.pid)"
+	kill "$theirs"
+	until_true gone "$theirs" # it locks the image
 	says '' -L -k "$work/nobody"
 }
 

@@ -7,7 +7,9 @@ tests/fuzz/make-seeds.py [DIRECTORY]    writes DIRECTORY/TARGET/NAME; default: b
 import json
 import os
 import struct
+import subprocess
 import sys
+import tempfile
 
 OPT_MAGIC = b"IHAVEOPT"
 REPLY_MAGIC = bytes.fromhex("0003e889045565a9")
@@ -362,12 +364,63 @@ def description_seeds():
         yield f"json-{index}", b"json:" + json.dumps(value).encode()
 
 
+# ---- Partition tables ----
+
+def made_by(tool, size, *arguments, script=None):
+    """The pieces of a disk on which a real tool made a table; None where it is not installed."""
+    with tempfile.NamedTemporaryFile() as disk:
+        disk.truncate(size)
+        try:
+            subprocess.run([tool, *arguments, disk.name], input=script, text=True, check=True,
+                           capture_output=True, env={**os.environ, "PATH": os.environ["PATH"] +
+                                                     ":/usr/sbin:/sbin"})
+        except FileNotFoundError:
+            return None
+        content = disk.read()
+    pieces = b""
+    for sector in range(size // 512):
+        data = content[sector * 512:][:512].rstrip(b"\0")
+        if data:
+            place = sector if sector < size // 1024 else 1 << 31 | size // 512 - sector
+            pieces += u32(place) + u16(len(data)) + data
+    return pieces
+
+
+def partition_seeds():
+    size = 8 << 20
+    ids = "label: gpt\nlabel-id: 01234567-89AB-CDEF-0123-456789ABCDEF\n"
+    uuid = "uuid=01234567-89AB-CDEF-0123-4567890000"
+    logical = "".join(f"start={8192 + 3072 * n},size=1024,type=83\n" for n in range(3))
+    disks = {
+        "mbr": made_by("sfdisk", size, script="label: dos\nlabel-id: 0x12345678\n,1M\n,2M,7\n"),
+        "logical": made_by("sfdisk", size, script="label: dos\nlabel-id: 0x12345678\n"
+                           "start=2048,size=2048\nstart=6144,size=10000,type=5\n" + logical),
+        "gpt": made_by("sfdisk", size, script=f"{ids}size=1M,name=data,{uuid}01\n"
+                       f"size=2M,{uuid}02\n7: size=1M,{uuid}07\n"),
+        "gpt-sgdisk": made_by("sgdisk", size, "-S", "16", "-U",
+                              "01234567-89AB-CDEF-0123-456789ABCDEF", "-n", "3:2048:+1M", "-u",
+                              "3:01234567-89AB-CDEF-0123-456789ABCDEF", "-c", "3:data"),
+        "gpt-large": made_by("fdisk", size, "-b", "4096", script="g\nx\ni\n01234567-89AB-CDEF-"
+                             "0123-456789ABCDEF\nr\nn\n1\n\n+1M\nx\nu\n01234567-89AB-CDEF-0123-"
+                             "456789ABCDEF\nr\nw\n"),
+    }
+    for name, pieces in disks.items():
+        if pieces is None:
+            continue
+        number = {"logical": 5, "gpt-sgdisk": 3}.get(name, 1)
+        for flags in (0, 3, 4, 11):
+            yield f"{name}-{flags}", bytes([flags, number - 1]) + u64(size * 2) + pieces
+        yield f"{name}-backup", bytes([19, number - 1]) + u64(size * 2) + pieces
+    for words in ("sector=4096,label=data", "sector=512,0x7", "uuid=12345678-01", "4294967296"):
+        yield f"words-{len(words)}", words.encode()
+
+
 TARGETS = {
     "description": description_seeds,
     "handshake": handshake_seeds, "connection": connection_seeds,
     "client-handshake": client_seeds, "uri": uri_seeds, "nbdtab": nbdtab_seeds,
     "size": size_seeds, "options": options_seeds, "json": json_seeds, "kernel": kernel_seeds,
-    "top": top_seeds,
+    "top": top_seeds, "partition": partition_seeds,
 }
 
 
