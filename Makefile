@@ -27,7 +27,7 @@ CLANG_FORMAT ?= clang-format
 INSTALL      ?= install
 
 VERSION  := 0.1.0
-PACKAGES := libnl-genl-3.0 libnbd zlib libzstd libcrypto
+PACKAGES := libnl-genl-3.0 libnbd libssl libcrypto zlib libzstd
 
 WARNINGS := -Wall -Wextra -Wshadow -Wvla -Wmissing-prototypes -Wformat=2 -Wpointer-arith \
             -Wundef -Wstrict-prototypes -Wwrite-strings

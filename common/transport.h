@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The byte stream to a peer: plain now, TLS and kernel TLS by further implementations of the same
- * operations. Only the transport touches the socket; everybody else holds a struct transport.
+ * The byte stream to a peer: plain, or TLS by another implementation of the same operations
+ * (tls.h). Only the transport touches the socket; everybody else holds a struct transport.
  * One thread at a time uses a transport.
  */
 #ifndef HAWSER_COMMON_TRANSPORT_H
@@ -23,7 +23,9 @@ enum transport_close {
 struct transport_ops {
 	const char *name;
 	/* As recv(2) and sendmsg(2) with MSG_NOSIGNAL: bytes, 0 at the end, or -errno. flags:
-	 * MSG_DONTWAIT, MSG_MORE, MSG_WAITALL. */
+	 * MSG_DONTWAIT, which is a must, and MSG_MORE. A send that ended with -EAGAIN is to be
+	 * tried again with the same bytes (more may follow them): part of them may be on its way.
+	 */
 	ssize_t (*recv)(struct transport *transport, void *buffer, size_t length, int flags);
 	ssize_t (*send)(struct transport *transport, const struct iovec *iov, int count, int flags);
 	/* Moves up to length bytes out of a pipe, as splice(2); NULL: this layer cannot. */
@@ -31,8 +33,13 @@ struct transport_ops {
 			  unsigned int flags);
 	/* Bytes that recv returns without reading the socket (decrypted, not yet taken). */
 	size_t (*pending)(const struct transport *transport);
+	/* Why the stream failed, for people; NULL: this layer knows no more than errno says. */
+	const char *(*reason)(const struct transport *transport);
 	/* Closes the socket and frees the layer's own state. */
 	void (*close)(struct transport *transport, enum transport_close how);
+	/* Bytes to send are read in user space, so none may lie in a mapped file: one that is cut
+	 * short would kill the process. */
+	bool reads_bytes;
 };
 
 /* By value in its owner; fd -1 when closed. */
@@ -56,6 +63,18 @@ static inline ssize_t transport_send(struct transport *transport, const struct i
 				     int count, int flags)
 {
 	return transport->ops->send(transport, iov, count, flags);
+}
+
+/* Bytes that a receive returns although the socket has none; a poll does not tell of them. */
+static inline size_t transport_pending(const struct transport *transport)
+{
+	return transport->ops->pending(transport);
+}
+
+/* The layer's own word about a failure, or NULL. */
+static inline const char *transport_reason(const struct transport *transport)
+{
+	return transport->ops && transport->ops->reason ? transport->ops->reason(transport) : NULL;
 }
 
 /* Closing twice is allowed. */

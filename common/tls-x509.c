@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Certificates: what we show, whom we trust, what is revoked. Any thread.
+ */
+#include <errno.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509_vfy.h>
+#include <openssl/x509v3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "tls-internal.h"
+
+/* A password that was given, or none: nobody is asked on a terminal. */
+static int give_password(char *buffer, int size, int writing, void *password)
+{
+	size_t length = password ? strlen(password) : 0;
+
+	(void)writing;
+	if (!length || length > (size_t)size)
+		return -1;
+	memcpy(buffer, password, length);
+	return (int)length;
+}
+
+static int check_readable(const char *path, struct error *err)
+{
+	return access(path, R_OK)
+		       ? error_set_errno(err, errno, "Unable to access credentials %s", path)
+		       : 0;
+}
+
+/* ---- Authorities ---- */
+
+/* Without a list for one of the authorities its certificates are taken as not revoked. */
+static int tolerate_missing_list(int ok, X509_STORE_CTX *verification)
+{
+	if (!ok && X509_STORE_CTX_get_error(verification) == X509_V_ERR_UNABLE_TO_GET_CRL) {
+		X509_STORE_CTX_set_error(verification, X509_V_OK);
+		return 1;
+	}
+	return ok;
+}
+
+static int load_revoked(SSL_CTX *context, const char *path, struct error *err)
+{
+	X509_STORE *store = SSL_CTX_get_cert_store(context);
+	X509_LOOKUP *lookup = X509_STORE_add_lookup(store, X509_LOOKUP_file());
+
+	if (!lookup || X509_load_crl_file(lookup, path, X509_FILETYPE_PEM) <= 0)
+		return tls_error(err, EINVAL, "Unable to import the revocation list %s", path);
+	X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(context),
+				    X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL);
+	X509_STORE_set_verify_cb(store, tolerate_missing_list);
+	return 0;
+}
+
+static int load_authorities(SSL_CTX *context, const struct tls_config *config, const char *path,
+			    struct error *err)
+{
+	int rc = check_readable(path, err);
+
+	if (rc)
+		return rc;
+	if (SSL_CTX_load_verify_file(context, path) != 1)
+		return tls_error(err, EINVAL, "Unable to import CA certificate %s", path);
+	/* What the file holds is trusted, also when it is no root. */
+	X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(context), X509_V_FLAG_PARTIAL_CHAIN);
+	if (config->side == TLS_SERVER && config->verify_peer) {
+		STACK_OF(X509_NAME) *asked = SSL_load_client_CA_file(path);
+
+		if (asked)
+			SSL_CTX_set_client_CA_list(context, asked);
+	}
+	return 0;
+}
+
+/* Whom to trust; *found says that there is a list of authorities. */
+static int load_trust(SSL_CTX *context, const struct tls_config *config, bool *found,
+		      struct error *err)
+{
+	AUTO_FREE char *authorities = tls_config_path(config, config->ca_file, "ca-cert.pem");
+	AUTO_FREE char *revoked = tls_config_path(config, NULL, "ca-crl.pem");
+	int rc = 0;
+
+	*found = authorities && (config->verify_peer || access(authorities, F_OK) == 0);
+	if (*found)
+		rc = load_authorities(context, config, authorities, err);
+	else if (config->verify_peer && SSL_CTX_set_default_verify_paths(context) != 1)
+		rc = tls_error(err, EINVAL, "Unable to use the system's CA certificates");
+	if (!rc && *found && revoked && access(revoked, F_OK) == 0)
+		rc = load_revoked(context, revoked, err);
+	return rc;
+}
+
+/* ---- Our own certificate ---- */
+
+static int load_key(SSL_CTX *context, const struct tls_config *config, const char *path,
+		    const char *certificate, struct error *err)
+{
+	int rc = check_readable(path, err);
+
+	if (rc)
+		return rc;
+	SSL_CTX_set_default_passwd_cb(context, give_password);
+	SSL_CTX_set_default_passwd_cb_userdata(context, (void *)config->password);
+	rc = SSL_CTX_use_PrivateKey_file(context, path, SSL_FILETYPE_PEM);
+	SSL_CTX_set_default_passwd_cb_userdata(context, NULL);
+	if (rc == 1)
+		return 0;
+	if (ERR_GET_REASON(ERR_peek_last_error()) == X509_R_KEY_VALUES_MISMATCH)
+		return tls_error(err, EINVAL, "The private key %s does not belong to %s", path,
+				 certificate);
+	return tls_error(err, EINVAL,
+			 config->password ? "Unable to read the private key %s (is the password "
+					    "right?)"
+					  : "Unable to read the private key %s",
+			 path);
+}
+
+static int load_certificate(SSL_CTX *context, const struct tls_config *config, struct error *err)
+{
+	bool server = config->side == TLS_SERVER;
+	AUTO_FREE char *path = tls_config_path(config, config->certificate_file,
+					       server ? "server-cert.pem" : "client-cert.pem");
+	AUTO_FREE char *key = tls_config_path(config, config->key_file,
+					      server ? "server-key.pem" : "client-key.pem");
+	int rc;
+
+	/* A client needs none where the server asks for none. */
+	if (!server && (!path || (!config->certificate_file && access(path, F_OK) != 0)))
+		return 0;
+	if (!path || !key)
+		return error_set(err, EINVAL, "a server needs a certificate and its key");
+	rc = check_readable(path, err);
+	if (rc)
+		return rc;
+	if (SSL_CTX_use_certificate_chain_file(context, path) != 1)
+		return tls_error(err, EINVAL, "Unable to import the certificate %s", path);
+	return load_key(context, config, key, path, err);
+}
+
+/* ---- Sanity ---- */
+
+static int bad_certificate(const struct tls_config *config, int code, struct error *err)
+{
+	return error_set(err, EINVAL,
+			 "our own %s certificate is of no use: %s; sanity-check=off loads it all "
+			 "the same",
+			 config->side == TLS_SERVER ? "server" : "client",
+			 X509_verify_cert_error_string(code));
+}
+
+/* Would a peer that trusts the same authorities take our certificate? */
+static int check_chain(SSL_CTX *context, const struct tls_config *config, X509 *certificate,
+		       struct error *err)
+{
+	STACK_OF(X509) *chain = NULL;
+	X509_STORE_CTX *verification = X509_STORE_CTX_new();
+	int rc = 0;
+
+	SSL_CTX_get0_chain_certs(context, &chain);
+	if (!verification || !X509_STORE_CTX_init(verification, SSL_CTX_get_cert_store(context),
+						  certificate, chain)) {
+		rc = error_set(err, ENOMEM, "out of memory");
+	} else {
+		X509_VERIFY_PARAM *param = X509_STORE_CTX_get0_param(verification);
+
+		X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_PARTIAL_CHAIN);
+		X509_STORE_CTX_set_purpose(verification, config->side == TLS_SERVER
+								 ? X509_PURPOSE_SSL_SERVER
+								 : X509_PURPOSE_SSL_CLIENT);
+		if (X509_verify_cert(verification) != 1)
+			rc = bad_certificate(config, X509_STORE_CTX_get_error(verification), err);
+	}
+	X509_STORE_CTX_free(verification);
+	ERR_clear_error();
+	return rc;
+}
+
+static int check_sanity(SSL_CTX *context, const struct tls_config *config, bool authorities,
+			struct error *err)
+{
+	X509 *certificate = SSL_CTX_get0_certificate(context);
+
+	if (!certificate || !config->sanity_check)
+		return 0;
+	if (authorities)
+		return check_chain(context, config, certificate, err);
+	if (X509_cmp_current_time(X509_get0_notBefore(certificate)) > 0)
+		return bad_certificate(config, X509_V_ERR_CERT_NOT_YET_VALID, err);
+	if (X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0)
+		return bad_certificate(config, X509_V_ERR_CERT_HAS_EXPIRED, err);
+	return 0;
+}
+
+int tls_x509_load(SSL_CTX *context, const struct tls_config *config, struct error *err)
+{
+	bool authorities = false;
+	int mode = SSL_VERIFY_NONE;
+	int rc = load_trust(context, config, &authorities, err);
+
+	if (!rc)
+		rc = load_certificate(context, config, err);
+	if (!rc)
+		rc = check_sanity(context, config, authorities, err);
+	if (config->verify_peer)
+		mode = SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
+	SSL_CTX_set_verify(context, mode, NULL);
+	return rc;
+}
