@@ -55,6 +55,9 @@ static int stream_fault(struct client_handshake *handshake, int code, const char
 		error_set(err, ECONNRESET, "the server closed the connection during %s", during);
 	else if (code == -ETIMEDOUT)
 		error_set(err, ETIMEDOUT, "the server did not answer in time during %s", during);
+	else if (transport_reason(handshake->transport))
+		error_set(err, -code, "the connection failed during %s: %s", during,
+			  transport_reason(handshake->transport));
 	else
 		error_set_errno(err, -code, "the connection failed during %s", during);
 	return broken(handshake, code == -EPIPE ? -ECONNRESET : code);
@@ -239,6 +242,22 @@ static int exchange_option(struct client_handshake *handshake, const struct exch
 }
 
 /* ---- The options ---- */
+
+int client_handshake_tls(struct client_handshake *handshake, struct tls_creds *creds,
+			 const char *host, struct error *err)
+{
+	struct exchange exchange = {.option = NBD_OPT_STARTTLS};
+	int rc = exchange_option(handshake, &exchange, err);
+
+	if (rc) {
+		error_wrap(err, "the server gives no TLS, and nothing is sent without");
+		return broken(handshake, rc);
+	}
+	rc = tls_connect(handshake->transport, creds, host, handshake->deadline, err);
+	if (rc == -EKEYREJECTED && host)
+		error_hint(err, " (the name expected is '%s')", host);
+	return rc ? broken(handshake, rc) : 0;
+}
 
 int client_handshake_structured(struct client_handshake *handshake, struct error *err)
 {

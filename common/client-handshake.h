@@ -33,6 +33,7 @@
 
 #include "error.h"
 #include "nbd-protocol.h"
+#include "tls.h"
 #include "transport.h"
 
 struct nbd_context {
@@ -89,6 +90,15 @@ static inline bool client_handshake_alive(const struct client_handshake *handsha
 /* Reads the greeting and answers it. deadline (clock.h) holds for the whole conversation. */
 int client_handshake_start(struct client_handshake *handshake, struct transport *transport,
 			   uint64_t deadline, struct error *err);
+
+/*
+ * Changes to TLS, which must come before all other options: STARTTLS, and the handshake of TLS. A
+ * server that refuses it ends the conversation; there is no going on in clear (C17). host as in
+ * tls_start(). Also -EKEYREJECTED, when the server's certificate is not to be trusted, and
+ * -ECONNABORTED, when TLS failed for another reason; both end the conversation.
+ */
+int client_handshake_tls(struct client_handshake *handshake, struct tls_creds *creds,
+			 const char *host, struct error *err);
 
 /* Asks for structured replies; a refusal is no error, it leaves handshake->structured false.
  * Never before handing the socket to the kernel: it knows simple replies only. */

@@ -51,6 +51,7 @@ static void *wait_for(void *argument)
 static int set_environment(const struct captive *captive, const char *export_name)
 {
 	struct nbd_uri uri = {.kind = NBD_URI_UNIX,
+			      .tls = captive->tls,
 			      .socket = captive->socket,
 			      .export_ = (char *)(uintptr_t)export_name};
 	AUTO_FREE char *text = nbd_uri_format(&uri);

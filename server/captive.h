@@ -17,6 +17,7 @@
 struct captive {
 	char *folder; /* NULL: none */
 	char *socket;
+	bool tls;      /* $uri is of the encrypted kind */
 	pid_t command; /* 0: not started */
 	pthread_t waiter;
 	struct server *server;

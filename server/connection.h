@@ -135,6 +135,8 @@ enum negotiation {
  * bytes. Main loop. */
 enum { NEGOTIATION_SCRATCH = 64 << 10 };
 enum negotiation connection_negotiate(struct connection *connection, uint8_t *scratch);
+/* What to wait for with epoll when it goes on. */
+uint32_t connection_negotiation_events(const struct connection *connection);
 
 /* Serves a busy connection until it is idle or over. Engine thread. */
 enum connection_outcome connection_serve(struct connection *connection,

@@ -83,7 +83,30 @@ static void handle_abort(struct handshake *handshake, const uint8_t *payload, ui
 static void handle_starttls(struct handshake *handshake, const uint8_t *payload, uint32_t length)
 {
 	(void)payload, (void)length;
-	handshake_refuse(handshake, NBD_REP_ERR_POLICY, "TLS is not configured on this server");
+	if (!handshake->world->tls) {
+		handshake_refuse(handshake, NBD_REP_ERR_POLICY,
+				 "TLS is not configured on this server");
+	} else if (handshake->secured) {
+		handshake_refuse(handshake, NBD_REP_ERR_INVALID, "TLS is already on"); /* S53 */
+	} else {
+		handshake_reply(handshake, NBD_REP_ACK, NULL, 0);
+		handshake->phase = HANDSHAKE_TLS;
+	}
+}
+
+/* What was agreed in clear may have been said by anybody (S55). */
+static void forget_terms(struct handshake *handshake)
+{
+	free(handshake->terms.context_export);
+	handshake->terms = (struct handshake_terms){0};
+	handshake->info_block_size = false;
+}
+
+void handshake_secured(struct handshake *handshake)
+{
+	forget_terms(handshake);
+	handshake->secured = true;
+	handshake->phase = HANDSHAKE_OPTIONS;
 }
 
 static void handle_structured_reply(struct handshake *handshake, const uint8_t *payload,
@@ -126,8 +149,7 @@ void handshake_start(struct handshake *handshake, const struct handshake_world *
 
 void handshake_clear(struct handshake *handshake)
 {
-	free(handshake->terms.context_export);
-	handshake->terms.context_export = NULL;
+	forget_terms(handshake);
 }
 
 static size_t feed_flags(struct handshake *handshake, const uint8_t *data, size_t length)
@@ -166,6 +188,20 @@ static void refuse_at_shutdown(struct handshake *handshake)
 	handshake_refuse(handshake, NBD_REP_ERR_SHUTDOWN, "the server is shutting down");
 }
 
+/* Without TLS there is only the way to it, and the way out (S49, S50). */
+static bool refuse_in_clear(struct handshake *handshake)
+{
+	if (!handshake->world->tls || handshake->secured || handshake->option == NBD_OPT_STARTTLS ||
+	    handshake->option == NBD_OPT_ABORT)
+		return false;
+	if (handshake->option == NBD_OPT_EXPORT_NAME)
+		handshake->phase = HANDSHAKE_DROP;
+	else
+		handshake_refuse(handshake, NBD_REP_ERR_TLS_REQD,
+				 "the server demands TLS for everything");
+	return true;
+}
+
 static void finish_long_option(struct handshake *handshake)
 {
 	handshake->phase = HANDSHAKE_OPTIONS;
@@ -175,6 +211,8 @@ static void finish_long_option(struct handshake *handshake)
 		handle_abort(handshake, NULL, 0);
 	else if (handshake->shutting_down)
 		refuse_at_shutdown(handshake);
+	else if (refuse_in_clear(handshake))
+		return;
 	else if (!find_option(handshake->option))
 		refuse_unknown(handshake);
 	else
@@ -198,6 +236,8 @@ static void handle_option(struct handshake *handshake, const uint8_t *payload, u
 
 	if (handshake->shutting_down && handshake->option != NBD_OPT_ABORT)
 		refuse_at_shutdown(handshake);
+	else if (refuse_in_clear(handshake))
+		return;
 	else if (!row)
 		refuse_unknown(handshake);
 	else if (row->without_data && length)
@@ -256,6 +296,7 @@ size_t handshake_feed(struct handshake *handshake, const uint8_t *data, size_t l
 		case HANDSHAKE_SWALLOW:
 			step = feed_swallow(handshake, length - used);
 			break;
+		case HANDSHAKE_TLS:
 		case HANDSHAKE_DONE:
 		case HANDSHAKE_CLOSE:
 		case HANDSHAKE_DROP:

@@ -37,6 +37,7 @@ enum handshake_phase {
 	HANDSHAKE_SWALLOW, /* the rest of an over-long option passes by */
 	HANDSHAKE_FULL,    /* a client slot is awaited: feed again when one is free */
 	HANDSHAKE_DONE,    /* transmission begins with the next byte */
+	HANDSHAKE_TLS,     /* send what is in out, then TLS begins: handshake_secured() */
 	HANDSHAKE_CLOSE,   /* send what is in out, then close politely (ABORT) */
 	HANDSHAKE_DROP,    /* close at once: the peer broke a MUST */
 };
@@ -56,6 +57,7 @@ struct handshake_world {
 	/* A client enters transmission: false when all slots are taken. */
 	bool (*take_slot)(void *context);
 	void *context;
+	bool tls; /* nothing is to be had without TLS (FORCEDTLS) */
 };
 
 struct handshake {
@@ -63,6 +65,7 @@ struct handshake {
 	enum handshake_phase phase;
 	bool fixed; /* the client knows fixed newstyle */
 	bool no_zeroes;
+	bool secured;         /* TLS is on */
 	bool shutting_down;   /* every option but ABORT gets ERR_SHUTDOWN (S10) */
 	bool slot_refused;    /* waiting for a slot took too long */
 	bool info_block_size; /* the client asked for block sizes */
@@ -84,6 +87,10 @@ void handshake_start(struct handshake *handshake, const struct handshake_world *
  * ever left over. Look at phase afterwards.
  */
 size_t handshake_feed(struct handshake *handshake, const uint8_t *data, size_t length);
+
+/* TLS is on: haggling begins anew, on what comes from the transport now. Phase HANDSHAKE_TLS, and
+ * no byte that came in clear may be left over. */
+void handshake_secured(struct handshake *handshake);
 
 void handshake_clear(struct handshake *handshake);
 

@@ -98,7 +98,18 @@ static int learn(struct client_handshake *handshake, struct nbd_export_list *lis
 	return rc;
 }
 
-static int talk(int fd, uint64_t deadline, struct nbd_export_list *list, struct error *err)
+/* host: of the server's address; NULL: it has none. */
+static int secure(struct client_handshake *handshake, const struct options *options,
+		  const char *host, struct error *err)
+{
+	if (!options->server.tls.creds)
+		return 0;
+	return client_handshake_tls(handshake, options->server.tls.creds,
+				    options->tls_hostname ? options->tls_hostname : host, err);
+}
+
+static int talk(const struct options *options, const char *host, int fd, uint64_t deadline,
+		struct nbd_export_list *list, struct error *err)
 {
 	struct client_handshake handshake;
 	struct transport transport;
@@ -106,6 +117,8 @@ static int talk(int fd, uint64_t deadline, struct nbd_export_list *list, struct 
 
 	transport_init_plain(&transport, fd);
 	rc = client_handshake_start(&handshake, &transport, deadline, err);
+	if (!rc)
+		rc = secure(&handshake, options, host, err);
 	if (!rc)
 		rc = learn(&handshake, list, err);
 	client_handshake_abort(&handshake);
@@ -141,7 +154,7 @@ int list_exports(const struct options *options, FILE *out, struct error *err)
 	else
 		rc = dial_tcp(host, port, deadline, &fd, err);
 	if (!rc)
-		rc = talk(fd, deadline, &list, err);
+		rc = talk(options, options->socket ? NULL : host, fd, deadline, &list, err);
 	if (!rc)
 		rc = write_whole(out, &list, err);
 	nbd_export_list_clear(&list);

@@ -12,6 +12,7 @@
 #include "daemon.h"
 #include "device.h"
 #include "list.h"
+#include "object-tls.h"
 #include "options.h"
 #include "service.h"
 
@@ -45,6 +46,25 @@ static int detach(const struct options *options)
 	return fflush(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+/* The objects that --tls-creds and --tls-authz name. */
+static int find_tls(struct options *options, struct error *err)
+{
+	struct server_tls *tls = &options->server.tls;
+
+	if (options->tls_creds) {
+		tls->creds = object_tls_creds(&options->objects, options->tls_creds,
+					      options->list ? TLS_CLIENT : TLS_SERVER, err);
+		if (!tls->creds)
+			return -err->code;
+	}
+	if (options->tls_authz) {
+		tls->authz = object_authz(&options->objects, options->tls_authz, err);
+		if (!tls->authz)
+			return -err->code;
+	}
+	return 0;
+}
+
 static int act(struct options *options, unsigned int activation)
 {
 	struct error err = ERROR_INIT;
@@ -62,7 +82,7 @@ static int act(struct options *options, unsigned int activation)
 	case OPTIONS_SERVE:
 		break;
 	}
-	if (object_set_create(&options->objects, &err) < 0)
+	if (object_set_create(&options->objects, &err) < 0 || find_tls(options, &err) < 0)
 		return fail(&err);
 	return options->mode == OPTIONS_LIST ? list(options) : service_run(options, activation);
 }

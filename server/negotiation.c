@@ -8,11 +8,18 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "authz.h"
+#include "common/cleanup.h"
 #include "common/log.h"
+#include "common/printable.h"
+#include "common/tls.h"
 #include "connection.h"
 #include "server-internal.h"
 
@@ -114,6 +121,7 @@ static enum negotiation outcome_of(struct connection *connection)
 	case HANDSHAKE_FLAGS:
 	case HANDSHAKE_OPTIONS:
 	case HANDSHAKE_SWALLOW:
+	case HANDSHAKE_TLS:
 		return NEGOTIATION_GOES_ON;
 	case HANDSHAKE_FULL:
 		return NEGOTIATION_FULL;
@@ -140,7 +148,8 @@ static bool may_receive(const struct connection *connection)
 	       connection->out.used <= HANDSHAKE_OUTPUT_MAX;
 }
 
-enum negotiation connection_negotiate(struct connection *connection, uint8_t *scratch)
+/* Options in, answers out, as far as it goes. */
+static enum negotiation haggle(struct connection *connection, uint8_t *scratch)
 {
 	enum negotiation outcome;
 	unsigned int rounds = 0;
@@ -168,4 +177,85 @@ enum negotiation connection_negotiate(struct connection *connection, uint8_t *sc
 	} while (outcome == NEGOTIATION_GOES_ON &&
 		 (held_back || (got > 0 && ++rounds < ROUNDS_MAX)));
 	return outcome;
+}
+
+/* ---- TLS ---- */
+
+/* May this peer come in? Who has no name is nobody that a list could allow. */
+static bool is_authorized(struct connection *connection)
+{
+	const struct server_tls *tls = server_tls(connection->server);
+	AUTO_FREE char *name = tls_peer_name(&connection->transport);
+	char shown[256] = "";
+
+	if (name)
+		printable_copy(shown, sizeof(shown), name, strlen(name));
+	log_info("client %u: %s %s%s%s", connection->id, tls_version(&connection->transport),
+		 tls_cipher(&connection->transport), name ? ", " : "", shown);
+	if (!tls->authz || (name && authz_allows(tls->authz, name)))
+		return true;
+	log_info("client %u: dropped: '%s' is not authorized", connection->id, shown);
+	return false;
+}
+
+/* The answer to STARTTLS is on its way, and nothing but it: what the peer has sent in clear behind
+ * its option must not be taken for something that came by TLS (S54). */
+static bool begin_tls(struct connection *connection, struct error *err)
+{
+	const struct server_tls *tls = server_tls(connection->server);
+
+	if (connection->held.used) {
+		error_set(err, EPROTO, "sent more in clear behind STARTTLS");
+		return false;
+	}
+	return tls_start(&connection->transport, tls->creds, NULL, err) == 0;
+}
+
+/* Phase HANDSHAKE_TLS: one step, after which either the phase is another or it goes on. */
+static enum negotiation secure(struct connection *connection)
+{
+	struct error err = ERROR_INIT;
+	int rc = 0;
+
+	if (!tls_is_on(&connection->transport) && !begin_tls(connection, &err))
+		rc = -EPROTO;
+	if (!rc)
+		rc = tls_handshake(&connection->transport, &err);
+	if (rc == -EAGAIN)
+		return NEGOTIATION_GOES_ON;
+	if (rc) {
+		log_info("client %u: dropped: %s", connection->id, err.text);
+		return NEGOTIATION_DROP;
+	}
+	if (!is_authorized(connection))
+		return NEGOTIATION_DROP;
+	handshake_secured(&connection->handshake);
+	return NEGOTIATION_GOES_ON;
+}
+
+enum negotiation connection_negotiate(struct connection *connection, uint8_t *scratch)
+{
+	const struct handshake *handshake = &connection->handshake;
+	enum negotiation outcome;
+
+	do {
+		outcome = haggle(connection, scratch);
+		if (outcome != NEGOTIATION_GOES_ON || handshake->phase != HANDSHAKE_TLS ||
+		    connection->out.used)
+			return outcome;
+		outcome = secure(connection);
+	} while (outcome == NEGOTIATION_GOES_ON && handshake->phase != HANDSHAKE_TLS);
+	return outcome;
+}
+
+uint32_t connection_negotiation_events(const struct connection *connection)
+{
+	uint32_t events = connection->out.used ? EPOLLOUT : EPOLLIN;
+
+	if (connection->handshake.phase == HANDSHAKE_TLS && tls_is_on(&connection->transport))
+		return tls_wanted(&connection->transport) == POLLOUT ? EPOLLOUT : EPOLLIN;
+	/* No socket tells of what has been decrypted already; a writable one is ready at once. */
+	if (transport_pending(&connection->transport) && may_receive(connection))
+		events |= EPOLLOUT;
+	return events;
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "object-secret.h"
+#include "object-tls.h"
 
 /* QEMU's threads for I/O: ours are a pool that all exports share, so there is nothing to make. */
 static const char *const iothread_keys[] = {
@@ -36,17 +37,15 @@ static const struct object_type type_iothread = {
 };
 
 static const struct object_type *const types[] = {
-	&object_type_secret,
-	&object_type_secret_keyring,
-	&type_iothread,
+	&object_type_secret,     &object_type_secret_keyring,  &object_type_tls_x509,
+	&object_type_tls_psk,    &object_type_tls_anon,        &object_type_authz_simple,
+	&object_type_authz_list, &object_type_authz_list_file, &type_iothread,
 };
 
 enum { TYPES = sizeof(types) / sizeof(types[0]) };
 
 /* Types of qemu-nbd that this version lacks are refused by name. */
-static const char *const later[] = {"throttle-group", "tls-creds-anon", "tls-creds-psk",
-				    "tls-creds-x509", "authz-simple",   "authz-list",
-				    "authz-list-file"};
+static const char *const later[] = {"throttle-group"};
 
 void object_print_types(FILE *out)
 {

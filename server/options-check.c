@@ -53,6 +53,22 @@ static int check_list(const struct options *options, int operands, struct error 
 	return 0;
 }
 
+static int check_tls(const struct options *options, struct error *err)
+{
+	if (options->tls_creds && options->device)
+		return error_set(err, EINVAL, "TLS is not supported with a host device");
+	if (options->tls_authz && !options->tls_creds)
+		return error_set(err, EINVAL, "--tls-authz is not permitted without --tls-creds");
+	if (options->tls_hostname && !options->tls_creds)
+		return error_set(err, EINVAL,
+				 "--tls-hostname is not permitted without --tls-creds");
+	if (options->tls_authz && options->list)
+		return error_set(err, EINVAL, "TLS authorization is incompatible with export list");
+	if (options->tls_hostname && !options->list)
+		return error_set(err, EINVAL, "TLS hostname is only supported with export list");
+	return 0;
+}
+
 int options_check(struct options *options, int operands, struct error *err)
 {
 	if (options->list) {
@@ -72,6 +88,8 @@ int options_check(struct options *options, int operands, struct error *err)
 					 exclusive[i].one, exclusive[i].other);
 	if (options_given(options, "partition") && options_given(options, "offset"))
 		return error_set(err, EINVAL, "Cannot request partition and offset together");
+	if (check_tls(options, err) < 0)
+		return -EINVAL;
 	if (options->detach)
 		options->mode = OPTIONS_DETACH;
 	return 0;

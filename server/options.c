@@ -314,14 +314,17 @@ static const struct option_row table[] = {
 	CALL(0, "object", "TYPE,id=ID,...", set_object,
 	     "make a thing that other options refer to by its ID;\n"
 	     "'help' lists the types"),
+	TEXT(0, "tls-creds", "ID", tls_creds,
+	     "demand TLS of every client, with these credentials\n"
+	     "(with -L: speak TLS)"),
+	TEXT(0, "tls-authz", "ID", tls_authz, "let in only whom these rules allow"),
+	TEXT(0, "tls-hostname", "HOST", tls_hostname,
+	     "with -L: the name in the server's certificate"),
 	FLAG('L', "list", list, "show what the server at -k, or -b and -p, exports"),
 	CALL('h', "help", NULL, set_help, "print this help"),
 	CALL('V', "version", NULL, set_version, "print the version"),
 
 	LATER(0, "detect-zeroes", "MODE"),
-	LATER(0, "tls-creds", "ID"),
-	LATER(0, "tls-authz", "ID"),
-	LATER(0, "tls-hostname", "HOST"),
 	LATER('T', "trace", "PATTERN"),
 	LATER(0, "selinux-label", "LABEL"),
 };

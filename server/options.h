@@ -49,6 +49,9 @@ struct options {
 	bool detach;
 	const char *bitmaps[SERVER_BITMAPS_MAX];
 	unsigned int verbose;
+	const char *tls_creds;                /* id of an object; NULL: no TLS */
+	const char *tls_authz;                /* likewise */
+	const char *tls_hostname;             /* for -L; NULL: not given */
 	struct object_set objects;            /* --object: noted, not yet made */
 	struct image_description description; /* --image-opts, json: */
 	uint64_t seen;                        /* a bit for each row of the table that was given */

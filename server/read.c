@@ -187,7 +187,10 @@ static uint64_t send_run_bytes(struct connection *connection, const struct exten
 
 	if (extent->stable && reply_can_splice(connection))
 		return reply_splice(connection, extent->file, extent->file_offset, extent->length);
-	view = hostfile_view(extent->file, extent->file_offset, extent->length);
+	/* A mapping may only be read by the kernel: a file cut short is an error there. */
+	view = connection->transport.ops->reads_bytes
+		       ? NULL
+		       : hostfile_view(extent->file, extent->file_offset, extent->length);
 	if (!view)
 		return copy_run(connection, extent);
 	if (extent->stable)

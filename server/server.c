@@ -25,6 +25,7 @@
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/tls.h"
 #include "connection.h"
 #include "engine.h"
 #include "export.h"
@@ -105,7 +106,8 @@ int server_open(struct server **out, const struct server_config *config, struct 
 		return rc;
 	}
 	server->export_.multi_conn = config->max_clients != 1;
-	server->world = (struct handshake_world){.exports = &server->export_,
+	server->world = (struct handshake_world){.tls = config->tls.creds,
+						 .exports = &server->export_,
 						 .export_count = 1,
 						 .take_slot = take_slot,
 						 .context = server};
@@ -128,6 +130,11 @@ uint64_t server_size(const struct server *server)
 bool server_read_only(const struct server *server)
 {
 	return server->export_.read_only;
+}
+
+const struct server_tls *server_tls(const struct server *server)
+{
+	return &server->config.tls;
 }
 
 struct worker_pool *server_workers(struct server *server)
@@ -282,6 +289,11 @@ static void serve(struct server *server, struct connection *connection)
 
 static void park(struct server *server, struct connection *connection)
 {
+	/* What has been decrypted already would never wake it. */
+	if (transport_pending(&connection->transport)) {
+		serve(server, connection);
+		return;
+	}
 	leave_state(server, connection);
 	enter_state(server, connection,
 		    connection->stalled ? CONNECTION_STALLED : CONNECTION_PARKED);
@@ -295,7 +307,7 @@ static void negotiation_goes_on(struct server *server, struct connection *connec
 		leave_state(server, connection);
 		enter_state(server, connection, CONNECTION_NEGOTIATING);
 	}
-	set_events(server, connection, connection->out.used ? EPOLLOUT : EPOLLIN);
+	set_events(server, connection, connection_negotiation_events(connection));
 }
 
 static void negotiation_full(struct server *server, struct connection *connection)
@@ -503,6 +515,16 @@ static void begin_drain(struct server *server)
 	}
 }
 
+static void reload_credentials(struct server *server)
+{
+	struct error err = ERROR_INIT;
+
+	if (tls_creds_reload(server->config.tls.creds, &err))
+		log_warning("the TLS credentials stay as they were: %s", err.text);
+	else
+		log_info("TLS credentials loaded again");
+}
+
 /* The second signal does not wait for anybody. */
 static void signal_received(struct server *server)
 {
@@ -510,6 +532,10 @@ static void signal_received(struct server *server)
 
 	if (read(server->signal_fd, &info, sizeof(info)) != sizeof(info))
 		return;
+	if (info.ssi_signo == SIGHUP && server->config.tls.creds) {
+		reload_credentials(server);
+		return;
+	}
 	log_info("stopping: %s", strsignal((int)info.ssi_signo));
 	if (server->drain_deadline)
 		server->drain_deadline = 1;

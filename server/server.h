@@ -14,8 +14,10 @@
 #include "common/error.h"
 #include "partition/partition.h"
 
+struct authz;
 struct image_node;
 struct server;
+struct tls_creds;
 
 /* How an image is opened for writing. */
 enum image_access {
@@ -63,8 +65,16 @@ struct export_config {
 	struct partition_choice partition;
 };
 
+/* Encryption that every client must begin with. Both belong to the caller and outlive the server;
+ * while it runs only its loop uses them. */
+struct server_tls {
+	struct tls_creds *creds; /* NULL: no TLS */
+	struct authz *authz;     /* who may come in; NULL: whoever the credentials let in */
+};
+
 struct server_config {
 	struct export_config export_;
+	struct server_tls tls;       /* with it SIGHUP loads the credentials again */
 	uint32_t max_clients;        /* -e: 0 = unlimited */
 	bool persistent;             /* -t: go on after the last client */
 	uint32_t handshake_limit_ms; /* 0 = none */
@@ -95,11 +105,11 @@ int server_add_client(struct server *server, int fd, struct error *err);
 
 /*
  * Serves until the work is over: the last negotiated client left (unless persistent), or
- * server_stop() or SIGINT, SIGTERM, SIGHUP was received; drains, flushes, and returns 0, or a
- * negative errno with err set when the service could not go on. The calling thread runs the
- * accept loop. After -ETIMEDOUT threads are still stuck in the disk: end the process without
- * server_close(). The caller has blocked SIGINT, SIGTERM, SIGHUP and ignored SIGPIPE before any
- * thread existed.
+ * server_stop() or SIGINT, SIGTERM, SIGHUP was received (SIGHUP: not with TLS); drains, flushes,
+ * and returns 0, or a negative errno with err set when the service could not go on. The calling
+ * thread runs the accept loop. After -ETIMEDOUT threads are still stuck in the disk: end the
+ * process without server_close(). The caller has blocked SIGINT, SIGTERM, SIGHUP and ignored
+ * SIGPIPE before any thread existed.
  */
 int server_run(struct server *server, struct error *err);
 

@@ -192,6 +192,7 @@ static int start_clients(struct service *service, struct error *err)
 		return -err->code;
 	if (tell_world(service, err) < 0)
 		return -err->code;
+	service->captive.tls = options->tls_creds;
 	if (options->run)
 		return captive_start(&service->captive, service->server, options->run,
 				     options->server.export_.name, err);

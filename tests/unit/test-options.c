@@ -285,9 +285,13 @@ static const struct {
 	 "Failed to blk_new_open 'file.filename=a,file.aio=native,cache.direct=off': aio=native "
 	 "was"},
 	{"hawserd --object nothing,id=x a", "Invalid parameter 'nothing'; --object help lists"},
-	{"hawserd --tls-creds=x a", "option '--tls-creds' is not available"},
-	{"hawserd --tls-authz=x a", "option '--tls-authz' is not available"},
-	{"hawserd --tls-hostname=x -L", "option '--tls-hostname' is not available"},
+	{"hawserd --tls-creds=x -c /dev/nbd0 a", "TLS is not supported with a host device"},
+	{"hawserd --tls-authz=x a", "--tls-authz is not permitted without --tls-creds"},
+	{"hawserd --tls-hostname=x -L", "--tls-hostname is not permitted without --tls-creds"},
+	{"hawserd --tls-creds=x --tls-authz=y -L",
+	 "TLS authorization is incompatible with export list"},
+	{"hawserd --tls-creds=x --tls-hostname=y a",
+	 "TLS hostname is only supported with export list"},
 	{"hawserd -T x a", "option '-T' (--trace) is not available"},
 	{"hawserd -L -B x", "List mode is incompatible with per-device settings"},
 	{"hawserd -L -A", "List mode is incompatible with per-device settings"},
@@ -390,7 +394,7 @@ START_TEST(test_help)
 	fclose(out);
 	ck_assert_ptr_nonnull(strstr(text, "-p, --port=PORT"));
 	ck_assert_ptr_nonnull(strstr(text, "    --fork "));
-	ck_assert_ptr_null(strstr(text, "tls"));
+	ck_assert_ptr_nonnull(strstr(text, "--tls-creds=ID"));
 	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
 		ck_assert_uint_le(strlen(line), 80);
 	free(text);
