@@ -55,8 +55,12 @@ endif
 
 CFLAGS  ?= -O2 -g
 CFLAGS_ALL = -std=gnu11 $(WARNINGS) $(CFLAGS) $(HARDENING) $(SANFLAGS) -fPIE -pthread -MMD -MP
+# Static probes (systemtap-sdt-dev) where the header is there: nothing at run time needs it.
+SDT := $(shell printf '\043include <sys/sdt.h>\nvoid f(void) { STAP_PROBEV(a, b, 1); }\n' | \
+         $(CC) -DSDT_USE_VARIADIC -c -x c -o /dev/null - 2>/dev/null && \
+         echo -DHAVE_SYS_SDT_H -DSDT_USE_VARIADIC)
 CPPFLAGS_ALL = -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DHAWSER_VERSION='"$(VERSION)"' -I. \
-               $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null) $(CPPFLAGS)
+               $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null) $(SDT) $(CPPFLAGS)
 LDFLAGS_ALL = $(SANFLAGS) -pthread -pie -Wl,-z,relro,-z,now $(LDFLAGS)
 LIBS = $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null)
 

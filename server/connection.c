@@ -19,6 +19,7 @@
 #include "engine.h"
 #include "reply.h"
 #include "server-internal.h"
+#include "trace.h"
 
 /* The longest spin before sleeping, and the shortest that is worth trying (performance: a wake-up
  * costs about this much). */
@@ -54,6 +55,8 @@ struct job *connection_job_new(struct connection *connection, uint64_t buffer_le
 void connection_job_submit(struct connection *connection, struct job *job)
 {
 	connection->jobs++;
+	trace_job_queued(connection->id, job->pending->request.cookie, job->offset, job->length,
+			 connection->jobs);
 	worker_submit(server_workers(connection->server), job);
 }
 
@@ -117,8 +120,11 @@ static void collect_jobs(struct connection *connection)
 
 void connection_kill(struct connection *connection, const char *why)
 {
-	if (!connection->dead && why)
-		log_info("client %u: %s", connection->id, why);
+	if (!connection->dead) {
+		trace_connection_ended(connection->id, why ? why : "the client has gone");
+		if (why)
+			log_info("client %u: %s", connection->id, why);
+	}
 	connection->dead = true;
 }
 
@@ -149,8 +155,10 @@ static ssize_t receive_once(struct connection *connection, struct input *input)
 
 	if (direct) {
 		got = transport_recv(&connection->transport, target, direct, MSG_DONTWAIT);
-		if (got > 0)
+		if (got > 0) {
+			trace_socket_received(connection->id, got);
 			receive_filled(connection, (size_t)got);
+		}
 		return got;
 	}
 	if (input->begin) {
@@ -160,8 +168,10 @@ static ssize_t receive_once(struct connection *connection, struct input *input)
 	}
 	got = transport_recv(&connection->transport, input->bytes + input->end,
 			     RECEIVE_BUFFER - input->end, MSG_DONTWAIT);
-	if (got > 0)
+	if (got > 0) {
+		trace_socket_received(connection->id, got);
 		input->end += (size_t)got;
+	}
 	return got;
 }
 
@@ -345,6 +355,7 @@ enum connection_outcome connection_serve(struct connection *connection,
 {
 	struct input input = {.bytes = thread->receive, .began = clock_now()};
 
+	trace_connection_served(connection->id);
 	connection->thread = thread;
 	thread->send.used = 0;
 	thread->send.total = 0;

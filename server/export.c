@@ -9,6 +9,7 @@
 
 #include "common/log.h"
 #include "common/nbd-protocol.h"
+#include "trace.h"
 
 static int read_disk(void *context, void *buffer, uint64_t offset, uint64_t length)
 {
@@ -171,6 +172,7 @@ int export_map(struct export *export, uint64_t offset, uint64_t length, enum map
 
 	if (rc == 0)
 		align_extent(offset, length, extent);
+	trace_map_answered(offset, length, rc, rc ? 0 : (int)extent->kind, rc ? 0 : extent->length);
 	return rc;
 }
 
@@ -206,8 +208,10 @@ static int flush_alone(struct export *export)
 	export->flushing = true;
 	export->flushes_begun++;
 	pthread_mutex_unlock(&export->flush_lock);
+	trace_flush_begin(export->name);
 	if (!rc)
 		rc = image_flush(export->image);
+	trace_flush_end(export->name, rc);
 	pthread_mutex_lock(&export->flush_lock);
 	if (rc && !export->flush_error)
 		log_error("export '%s': flush failed: %s; every flush fails from now on, because "

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "handshake-options.h"
+#include "trace.h"
 
 void handshake_list(struct handshake *handshake, const uint8_t *payload, uint32_t length)
 {
@@ -132,6 +133,8 @@ static void enter_transmission(struct handshake *handshake, struct export *expor
 		handshake->terms.contexts = 0;
 	handshake->export_ = export;
 	handshake->phase = HANDSHAKE_DONE;
+	trace_handshake_done(handshake->client, export->name, handshake->terms.structured,
+			     handshake->terms.extended, handshake->terms.contexts);
 }
 
 void handshake_go(struct handshake *handshake, const uint8_t *payload, uint32_t length)

@@ -12,6 +12,7 @@
 
 #include "common/log.h"
 #include "handshake-options.h"
+#include "trace.h"
 
 static handshake_handler handle_abort, handle_starttls, handle_structured_reply,
 	handle_extended_headers;
@@ -45,6 +46,7 @@ void handshake_reply(struct handshake *handshake, uint32_t type, const void *dat
 {
 	void *head = outbuf_extend(handshake->out, sizeof(struct nbd_option_reply_wire));
 
+	trace_handshake_reply(handshake->client, handshake->option, type, length);
 	if (head)
 		nbd_option_reply_build(head, handshake->option, type, length);
 	outbuf_add(handshake->out, data, length);
@@ -269,6 +271,7 @@ static size_t feed_option(struct handshake *handshake, const uint8_t *data, size
 	if (length - head < payload)
 		return 0;
 	handshake->phase = HANDSHAKE_OPTIONS;
+	trace_handshake_option(handshake->client, handshake->option, payload);
 	log_debug("%s, %u bytes", nbd_option_name(handshake->option), payload);
 	handle_option(handshake, data + head, payload);
 	if (handshake->phase == HANDSHAKE_FULL)

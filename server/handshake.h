@@ -63,7 +63,8 @@ struct handshake_world {
 struct handshake {
 	const struct handshake_world *world;
 	enum handshake_phase phase;
-	bool fixed; /* the client knows fixed newstyle */
+	unsigned int client; /* whose it is, for traces */
+	bool fixed;          /* the client knows fixed newstyle */
 	bool no_zeroes;
 	bool secured;         /* TLS is on */
 	bool shutting_down;   /* every option but ABORT gets ERR_SHUTDOWN (S10) */

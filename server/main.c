@@ -76,13 +76,16 @@ static int act(struct options *options, unsigned int activation)
 		return print_out(options_print_version);
 	case OPTIONS_OBJECT_HELP:
 		return print_out(object_print_types);
+	case OPTIONS_TRACE_HELP:
+		return print_out(trace_print_events);
 	case OPTIONS_DETACH:
 		return detach(options);
 	case OPTIONS_LIST:
 	case OPTIONS_SERVE:
 		break;
 	}
-	if (object_set_create(&options->objects, &err) < 0 || find_tls(options, &err) < 0)
+	if (trace_begin(&options->trace, &err) < 0 ||
+	    object_set_create(&options->objects, &err) < 0 || find_tls(options, &err) < 0)
 		return fail(&err);
 	return options->mode == OPTIONS_LIST ? list(options) : service_run(options, activation);
 }

@@ -22,6 +22,7 @@
 #include "common/tls.h"
 #include "connection.h"
 #include "server-internal.h"
+#include "trace.h"
 
 /* A Unix socket's default buffer holds three pieces of 64 KiB: too few to keep both sides busy. */
 enum { UNIX_SEND_BUFFER = 2 << 20 };
@@ -59,12 +60,15 @@ struct connection *connection_new(struct server *server, int fd,
 	connection->state = CONNECTION_NEGOTIATING;
 	pthread_mutex_init(&connection->mail_lock, NULL);
 	handshake_start(&connection->handshake, world, &connection->out);
+	connection->handshake.client = connection->id;
+	trace_connection_accepted(connection->id, fd);
 	log_info("client %u: connected", connection->id);
 	return connection;
 }
 
 void connection_free(struct connection *connection)
 {
+	trace_connection_closed(connection->id);
 	log_info("client %u: gone", connection->id);
 	receive_abandon(connection);
 	handshake_clear(&connection->handshake);

@@ -210,6 +210,15 @@ static int set_object(struct options *options, const char *value, struct error *
 	return object_set_add(&options->objects, value, err);
 }
 
+static int set_trace(struct options *options, const char *value, struct error *err)
+{
+	if (trace_asks_help(value)) {
+		options->mode = OPTIONS_TRACE_HELP;
+		return 0;
+	}
+	return trace_setup_add(&options->trace, value, err);
+}
+
 static int set_help(struct options *options, const char *value, struct error *err)
 {
 	(void)value;
@@ -302,6 +311,9 @@ static const struct option_row table[] = {
 	CALL(0, "control", "PATH", set_control,
 	     "tell statistics on this Unix socket, 'none': nowhere\n"
 	     "(default: in " CONTROL_PATH_SYSTEM " or $XDG_RUNTIME_DIR/hawser)"),
+	CALL('T', "trace", "PATTERN,...", set_trace,
+	     "write events that match, with the time: PATTERN is\n"
+	     "[enable=]PATTERN,events=FILE,file=FILE, or 'help'"),
 	CALL('v', "verbose", NULL, set_verbose, "say more on standard error; twice: debug"),
 
 	HEADING("Devices of this machine:"),
@@ -325,7 +337,6 @@ static const struct option_row table[] = {
 	CALL('V', "version", NULL, set_version, "print the version"),
 
 	LATER(0, "detect-zeroes", "MODE"),
-	LATER('T', "trace", "PATTERN"),
 	LATER(0, "selinux-label", "LABEL"),
 };
 /* clang-format on */
@@ -460,6 +471,7 @@ void options_clear(struct options *options)
 {
 	description_clear(&options->description);
 	object_set_clear(&options->objects);
+	trace_setup_clear(&options->trace);
 }
 
 enum { HELP_COLUMN = 28 };

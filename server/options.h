@@ -16,6 +16,7 @@
 #include "image/description.h"
 #include "object.h"
 #include "server.h"
+#include "trace.h"
 
 enum options_mode {
 	OPTIONS_SERVE,
@@ -24,6 +25,7 @@ enum options_mode {
 	OPTIONS_HELP,        /* -h */
 	OPTIONS_VERSION,     /* -V */
 	OPTIONS_OBJECT_HELP, /* --object help */
+	OPTIONS_TRACE_HELP,  /* --trace help */
 };
 
 /* Strings are those of argv, or constants; options_clear() frees the rest. */
@@ -52,6 +54,7 @@ struct options {
 	const char *tls_creds;                /* id of an object; NULL: no TLS */
 	const char *tls_authz;                /* likewise */
 	const char *tls_hostname;             /* for -L; NULL: not given */
+	struct trace_setup trace;             /* --trace */
 	struct object_set objects;            /* --object: noted, not yet made */
 	struct image_description description; /* --image-opts, json: */
 	uint64_t seen;                        /* a bit for each row of the table that was given */

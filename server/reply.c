@@ -18,6 +18,7 @@
 #include "engine.h"
 #include "image/hostfile.h"
 #include "limits.h"
+#include "trace.h"
 
 static bool is_structured(const struct connection *connection)
 {
@@ -77,9 +78,10 @@ static void send_runs(struct connection *connection, struct iovec *run, int runs
 
 		if (sent == -EAGAIN)
 			wait_writable(connection);
-		else if (sent >= 0)
+		else if (sent >= 0) {
+			trace_replies_sent(connection->id, (size_t)sent);
 			runs_consume(&run, &runs, (size_t)sent);
-		else if (sent != -EINTR)
+		} else if (sent != -EINTR)
 			connection_kill(connection, NULL);
 	}
 }
@@ -177,6 +179,7 @@ static void add_error_chunk(struct connection *connection, const struct nbd_requ
 
 static void count(struct connection *connection, const struct nbd_request *request, int error)
 {
+	trace_reply_queued(connection->id, request->cookie, request->type, error);
 	statistics_count(&connection->statistics, request->type, request->length, error);
 }
 
@@ -277,9 +280,10 @@ static void drain_pipe(struct connection *connection, size_t length, bool more)
 
 		if (moved == -EAGAIN)
 			wait_writable(connection);
-		else if (moved > 0)
+		else if (moved > 0) {
+			trace_replies_sent(connection->id, (size_t)moved);
 			length -= (size_t)moved;
-		else if (moved != -EINTR)
+		} else if (moved != -EINTR)
 			connection_kill(connection, NULL);
 	}
 }

@@ -13,6 +13,7 @@
 #include "connection.h"
 #include "engine.h"
 #include "reply.h"
+#include "trace.h"
 
 typedef void request_handler(struct connection *connection, const struct nbd_request *request);
 
@@ -120,6 +121,8 @@ void request_dispatch(struct connection *connection, const struct nbd_request *r
 {
 	int error = check(connection, request);
 
+	trace_request_received(connection->id, request->cookie, request->type, request->flags,
+			       request->offset, request->length);
 	if (error == 0 && has_payload(connection, request) && request->length > EXPORT_REQUEST_MAX)
 		error = -EINVAL;
 	if (error) {
@@ -134,6 +137,7 @@ void request_payload_done(struct connection *connection)
 	struct payload *payload = &connection->payload;
 	const struct nbd_request *request = &payload->request;
 
+	trace_payload_received(connection->id, request->cookie, payload->error);
 	connection->statistics.began = payload->began;
 	switch (payload->mode) {
 	case PAYLOAD_JOBS:

@@ -32,6 +32,7 @@
 #include "limits.h"
 #include "server-internal.h"
 #include "worker.h"
+#include "trace.h"
 
 TAILQ_HEAD(connection_list, connection);
 
@@ -294,6 +295,7 @@ static void park(struct server *server, struct connection *connection)
 		serve(server, connection);
 		return;
 	}
+	trace_connection_parked(connection->id, connection->stalled);
 	leave_state(server, connection);
 	enter_state(server, connection,
 		    connection->stalled ? CONNECTION_STALLED : CONNECTION_PARKED);
@@ -314,6 +316,7 @@ static void negotiation_full(struct server *server, struct connection *connectio
 {
 	if (connection->state == CONNECTION_WAITING)
 		return;
+	trace_connection_waits(connection->id);
 	leave_state(server, connection);
 	enter_state(server, connection, CONNECTION_WAITING);
 	connection->deadline = clock_now() + SLOT_WAIT;
@@ -501,6 +504,7 @@ static void begin_drain(struct server *server)
 	if (server->drain_deadline)
 		return;
 	server->drain_deadline = clock_now() + DRAIN_LIMIT;
+	trace_server_draining(server->clients);
 	if (server->config.stopping)
 		server->config.stopping(server->config.stopping_context);
 	watch_listeners(server, false);

@@ -11,6 +11,7 @@
 #include "connection.h"
 #include "engine.h"
 #include "reply.h"
+#include "trace.h"
 
 /* 32-bit answers cannot say more about one extent; a round number keeps alignment. */
 #define EXTENT_LENGTH_MAX UINT64_C(0xfffff000)
@@ -111,6 +112,7 @@ static void done_answer(struct job *job)
 	if (job->result) {
 		reply_status(connection, request, job->result);
 	} else {
+		trace_reply_queued(connection->id, request->cookie, request->type, 0);
 		statistics_count(&connection->statistics, request->type, request->length, 0);
 		reply_bytes(connection, job->answer.bytes, job->answer.used);
 	}

@@ -13,6 +13,7 @@
 #include "connection.h"
 #include "limits.h"
 #include "thread.h"
+#include "trace.h"
 
 struct worker_pool {
 	pthread_mutex_t lock;
@@ -66,6 +67,22 @@ static bool wait_for_work(struct worker_pool *pool)
 	return pool->queued;
 }
 
+/* The job belongs to its connection again when this returns. */
+static void run_job(struct job *job)
+{
+	struct connection *connection = job->connection;
+	uint64_t cookie = job->pending ? job->pending->request.cookie : 0;
+
+	trace_job_started(connection->id, cookie, job->offset);
+	/* What a client that has gone wrote is written; nobody wants what it asked for. */
+	if (job->answers_only && connection->dead)
+		job->result = -ECANCELED;
+	else
+		job->run(job);
+	trace_job_ended(connection->id, cookie, job->offset, job->result);
+	connection_job_done(job);
+}
+
 static void *worker_main(void *argument)
 {
 	struct worker_pool *pool = argument;
@@ -75,12 +92,7 @@ static void *worker_main(void *argument)
 		struct job *job = take_job(pool);
 
 		pthread_mutex_unlock(&pool->lock);
-		/* What a client that has gone wrote is written; nobody wants what it asked for. */
-		if (job->answers_only && job->connection->dead)
-			job->result = -ECANCELED;
-		else
-			job->run(job);
-		connection_job_done(job);
+		run_job(job);
 		pthread_mutex_lock(&pool->lock);
 	}
 	pool->threads--;
@@ -136,8 +148,6 @@ void worker_submit(struct worker_pool *pool, struct job *job)
 	if (alone)
 		job = take_job(pool);
 	pthread_mutex_unlock(&pool->lock);
-	if (alone) {
-		job->run(job);
-		connection_job_done(job);
-	}
+	if (alone)
+		run_job(job);
 }

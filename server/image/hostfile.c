@@ -21,6 +21,7 @@
 #include "common/cleanup.h"
 #include "common/size.h"
 #include "direct.h"
+#include "server/trace.h"
 
 enum {
 	ZERO_BUFFER = 1 << 18, /* what one write of zeroes moves where the host cannot zero */
@@ -210,7 +211,7 @@ static ssize_t read_resident(struct hostfile *file, void *buffer, size_t length,
 	return got < 0 ? -errno : got;
 }
 
-ssize_t hostfile_read_nowait(struct hostfile *file, void *buffer, size_t length, uint64_t offset)
+static ssize_t read_nowait(struct hostfile *file, void *buffer, size_t length, uint64_t offset)
 {
 	struct iovec iov = {.iov_base = buffer, .iov_len = inside(file, offset, length)};
 	ssize_t got;
@@ -225,6 +226,14 @@ ssize_t hostfile_read_nowait(struct hostfile *file, void *buffer, size_t length,
 		return read_resident(file, buffer, iov.iov_len, offset);
 	}
 	return -errno;
+}
+
+ssize_t hostfile_read_nowait(struct hostfile *file, void *buffer, size_t length, uint64_t offset)
+{
+	ssize_t got = read_nowait(file, buffer, length, offset);
+
+	trace_host_read_cached(file->fd, file->base + offset, length, got);
+	return got;
 }
 
 /* At an offset of the file. */
@@ -253,23 +262,22 @@ static int read_all(struct hostfile *file, uint8_t *at, size_t length, uint64_t 
 int hostfile_read(struct hostfile *file, void *buffer, size_t length, uint64_t offset)
 {
 	size_t there = inside(file, offset, length);
-	int rc = read_all(file, buffer, there, file->base + offset);
+	int rc;
 
+	trace_host_read_begin(file->fd, file->base + offset, there);
+	rc = read_all(file, buffer, there, file->base + offset);
+	trace_host_read_end(file->fd, file->base + offset, rc);
 	if ((rc && rc != -ENODATA) || there == length)
 		return rc;
 	memset((uint8_t *)buffer + there, 0, length - there);
 	return -ENODATA;
 }
 
-int hostfile_write(struct hostfile *file, const void *buffer, size_t length, uint64_t offset)
+/* At an offset of the file. */
+static int write_all(struct hostfile *file, const uint8_t *at, size_t length, uint64_t offset)
 {
-	const uint8_t *at = buffer;
-
-	if (inside(file, offset, length) < length)
-		return -ENOSPC;
-	offset += file->base;
 	if (file->direct)
-		return direct_write(file->direct, buffer, length, offset);
+		return direct_write(file->direct, at, length, offset);
 	while (length) {
 		ssize_t put = pwrite(file->fd, at, length, (off_t)offset);
 
@@ -284,6 +292,19 @@ int hostfile_write(struct hostfile *file, const void *buffer, size_t length, uin
 		length -= (size_t)put;
 	}
 	return 0;
+}
+
+int hostfile_write(struct hostfile *file, const void *buffer, size_t length, uint64_t offset)
+{
+	int rc;
+
+	if (inside(file, offset, length) < length)
+		return -ENOSPC;
+	offset += file->base;
+	trace_host_write_begin(file->fd, offset, length);
+	rc = write_all(file, buffer, length, offset);
+	trace_host_write_end(file->fd, offset, rc);
+	return rc;
 }
 
 ssize_t hostfile_write_nowait(struct hostfile *file, const void *buffer, size_t length,
@@ -311,7 +332,10 @@ ssize_t hostfile_splice(struct hostfile *file, uint64_t offset, int pipe_fd, siz
 	ssize_t moved =
 		splice(file->fd, &at, pipe_fd, NULL, inside(file, offset, length), SPLICE_F_MOVE);
 
-	return moved < 0 ? -errno : moved;
+	if (moved < 0)
+		moved = -errno;
+	trace_host_splice(file->fd, file->base + offset, length, moved);
+	return moved;
 }
 
 /* Maps the file once. A process that locks its memory must not lock the image's pages with it. */
@@ -481,7 +505,7 @@ static bool whole_blocks(const struct hostfile *file, uint64_t offset, uint64_t 
 	return true;
 }
 
-int hostfile_zero(struct hostfile *file, uint64_t offset, uint64_t length, unsigned int flags)
+static int zero(struct hostfile *file, uint64_t offset, uint64_t length, unsigned int flags)
 {
 	bool fast = flags & HOSTFILE_ZERO_FAST;
 	uint64_t start, end;
@@ -505,7 +529,17 @@ int hostfile_zero(struct hostfile *file, uint64_t offset, uint64_t length, unsig
 	return rc;
 }
 
-int hostfile_discard(struct hostfile *file, uint64_t offset, uint64_t length)
+int hostfile_zero(struct hostfile *file, uint64_t offset, uint64_t length, unsigned int flags)
+{
+	int rc;
+
+	trace_host_zero_begin(file->fd, file->base + offset, length, flags);
+	rc = zero(file, offset, length, flags);
+	trace_host_zero_end(file->fd, file->base + offset, rc);
+	return rc;
+}
+
+static int discard(struct hostfile *file, uint64_t offset, uint64_t length)
 {
 	uint64_t start, end, range[2];
 	int rc;
@@ -522,19 +556,35 @@ int hostfile_discard(struct hostfile *file, uint64_t offset, uint64_t length)
 	return rc == -EOPNOTSUPP || rc == -EINVAL || rc == -ENOTTY ? 0 : rc;
 }
 
+int hostfile_discard(struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	int rc;
+
+	trace_host_discard_begin(file->fd, file->base + offset, length);
+	rc = discard(file, offset, length);
+	trace_host_discard_end(file->fd, file->base + offset, rc);
+	return rc;
+}
+
 int hostfile_sync(struct hostfile *file)
 {
 	int rc;
 
+	trace_host_sync_begin(file->fd);
 	do
 		rc = fdatasync(file->fd);
 	while (rc && errno == EINTR);
-	return rc ? -errno : 0;
+	rc = rc ? -errno : 0;
+	trace_host_sync_end(file->fd, rc);
+	return rc;
 }
 
 int hostfile_prefetch(struct hostfile *file, uint64_t offset, uint64_t length)
 {
-	return -posix_fadvise(file->fd, place(file, offset), (off_t)length, POSIX_FADV_WILLNEED);
+	int rc = -posix_fadvise(file->fd, place(file, offset), (off_t)length, POSIX_FADV_WILLNEED);
+
+	trace_host_prefetch(file->fd, file->base + offset, length, rc);
+	return rc;
 }
 
 /* No data follows. Where the file was cut there is no hole either: reading there must fail. */
@@ -550,7 +600,7 @@ static int last_hole(const struct hostfile *file, uint64_t offset, uint64_t *len
 	return 0;
 }
 
-int hostfile_extent(struct hostfile *file, uint64_t offset, uint64_t *length, bool *hole)
+static int find_extent(struct hostfile *file, uint64_t offset, uint64_t *length, bool *hole)
 {
 	off_t at = place(file, offset), data, end;
 
@@ -571,4 +621,12 @@ int hostfile_extent(struct hostfile *file, uint64_t offset, uint64_t *length, bo
 	if (end > data)
 		*length = min_of(*length, (uint64_t)(end - at));
 	return 0;
+}
+
+int hostfile_extent(struct hostfile *file, uint64_t offset, uint64_t *length, bool *hole)
+{
+	int rc = find_extent(file, offset, length, hole);
+
+	trace_host_extent(file->fd, file->base + offset, *length, *hole, rc);
+	return rc;
 }

@@ -18,6 +18,7 @@
 #include "lock.h"
 #include "place.h"
 #include "window.h"
+#include "server/trace.h"
 
 static const struct image_driver *const drivers[] = {&image_driver_raw, &image_driver_qcow2};
 
@@ -272,6 +273,7 @@ static int open_degraded(const char *path, struct image *image, int first, struc
 	image->read_only = true;
 	if (open_once(path, image, &again))
 		return first;
+	trace_image_degraded(path, first);
 	log_warning("%s: exporting read-only: %s", path, err ? err->text : strerror(-first));
 	return 0;
 }
@@ -314,6 +316,7 @@ int image_open(const char *path, const struct image_options *options, struct ima
 			error_wrap(err, "Failed to blk_new_open '%s'", path);
 		return rc;
 	}
+	trace_image_opened(path, image->driver->name, image->size, image->read_only);
 	*out = image;
 	return 0;
 }
@@ -322,6 +325,7 @@ void image_close(struct image *image)
 {
 	if (!image)
 		return;
+	trace_image_closed(image->file->path);
 	if (image->driver->close)
 		image->driver->close(image);
 	if (image->child)
@@ -450,6 +454,7 @@ int image_open_backing(const struct image *parent, const char *name, const char 
 		free(image);
 		return rc;
 	}
+	trace_image_opened(path, image->driver->name, image->size, true);
 	*out = image;
 	return 0;
 }

@@ -11,6 +11,7 @@
 
 #include "common/log.h"
 #include "hostfile.h"
+#include "server/trace.h"
 
 enum { PERMISSIONS = 4, BYTE_USED = 100, BYTE_UNSHARED = 200 };
 
@@ -74,8 +75,8 @@ static int no_locks(struct hostfile *file, enum node_locking locking, struct err
 	return 0;
 }
 
-int lock_acquire(struct hostfile *file, unsigned int used, unsigned int unshared,
-		 enum node_locking locking, struct error *err)
+static int acquire(struct hostfile *file, unsigned int used, unsigned int unshared,
+		   enum node_locking locking, struct error *err)
 {
 	int rc, blocked;
 
@@ -95,4 +96,13 @@ int lock_acquire(struct hostfile *file, unsigned int used, unsigned int unshared
 	if (blocked >= 0)
 		return refuse(file, "shared ", blocked, err);
 	return 0;
+}
+
+int lock_acquire(struct hostfile *file, unsigned int used, unsigned int unshared,
+		 enum node_locking locking, struct error *err)
+{
+	int rc = acquire(file, used, unshared, locking, err);
+
+	trace_image_locked(file->path, used, unshared, rc);
+	return rc;
 }

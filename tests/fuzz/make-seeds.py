@@ -312,6 +312,14 @@ def kernel_seeds():
     yield "device-number", b"0001048576"
 
 
+def trace_seeds():
+    for name, text in (("prefix", "host_*"), ("off", "-flush_end"), ("all", "*"), ("one", "-"),
+                       ("stars", "*q*_b*n"), ("letter", "flush_?nd"), ("file", "file=x"),
+                       ("comma", "enable=image_*,file=a,,b"), ("unknown", "*,fil=x"),
+                       ("help", "help"), ("mixed", "**?*d")):
+        yield name, text.encode()
+
+
 def top_sample(clock, scale, **more):
     latency = {"sum_ns": 9 * scale, "max_ns": 5 * scale, "p50_ns": 1,
                "buckets": [[1024, scale], [5120, 2], [None, 1]]}
@@ -420,7 +428,7 @@ TARGETS = {
     "handshake": handshake_seeds, "connection": connection_seeds,
     "client-handshake": client_seeds, "uri": uri_seeds, "nbdtab": nbdtab_seeds,
     "size": size_seeds, "options": options_seeds, "json": json_seeds, "kernel": kernel_seeds,
-    "top": top_seeds, "partition": partition_seeds,
+    "top": top_seeds, "partition": partition_seeds, "trace": trace_seeds,
 }
 
 

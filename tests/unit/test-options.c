@@ -102,6 +102,8 @@ static const struct {
 	{"hawserd -L", OPTIONS_LIST},
 	{"hawserd -L -r -s -t -e 2 -k /s", OPTIONS_LIST},
 	{"hawserd -L -r -t -e 2 -p 99 -b host", OPTIONS_LIST},
+	{"hawserd -T help", OPTIONS_TRACE_HELP},
+	{"hawserd --trace enable=? -L", OPTIONS_TRACE_HELP},
 	{"hawserd --help --no-such-option", OPTIONS_HELP},
 	{"hawserd -V -h", OPTIONS_VERSION},
 };
@@ -292,7 +294,8 @@ static const struct {
 	 "TLS authorization is incompatible with export list"},
 	{"hawserd --tls-creds=x --tls-hostname=y a",
 	 "TLS hostname is only supported with export list"},
-	{"hawserd -T x a", "option '-T' (--trace) is not available"},
+	{"hawserd -T x,y=1 a", "Invalid parameter 'y'"},
+	{"hawserd --trace events=/nonexistent/x a", "Could not open '/nonexistent/x'"},
 	{"hawserd -L -B x", "List mode is incompatible with per-device settings"},
 	{"hawserd -L -A", "List mode is incompatible with per-device settings"},
 	{"hawserd -l x -B x a", "--load-snapshot and --bitmap are mutually exclusive"},

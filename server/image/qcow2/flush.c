@@ -17,6 +17,7 @@
 #include "common/size.h"
 #include "server/image/epoch.h"
 #include "writer.h"
+#include "server/trace.h"
 
 /* What one flush writes. */
 struct batch {
@@ -61,6 +62,7 @@ int qcow2_reap(struct qcow2 *q)
 			stable->items[kept++] = freed;
 			continue;
 		}
+		trace_qcow2_freed(q->file->fd, freed.first, freed.count);
 		rc = qcow2_refcount_change(q, freed.first, freed.count, -1);
 		if (rc == 0 && freed.punch)
 			punch(q, &freed);
@@ -96,6 +98,7 @@ static int write_words(struct qcow2 *q, const struct qcow2_updates *updates, uin
 {
 	int rc = 0;
 
+	trace_qcow2_words_written(q->file->fd, table, updates->count);
 	for (size_t i = 0; i < updates->count && !rc; i++) {
 		uint8_t bytes[8];
 
@@ -146,7 +149,11 @@ static int write_reftable(struct qcow2 *q, const struct batch *batch, bool locke
 
 static int write_stages(struct qcow2 *q, const struct batch *batch, bool locked)
 {
-	int rc = write_reftable(q, batch, locked);
+	int rc;
+
+	trace_qcow2_flush_begin(q->file->fd, batch->slices.count, batch->l1.count,
+				batch->reftable.count, batch->freed.count);
+	rc = write_reftable(q, batch, locked);
 
 	if (rc == 0 && (batch->slices.count || batch->l1.count || batch->reftable.count))
 		rc = sync_all(q);
@@ -178,6 +185,7 @@ static void give_up(struct qcow2 *q, int rc)
 /* The lock is held. */
 static int finish(struct qcow2 *q, struct batch *batch, int rc)
 {
+	trace_qcow2_flush_end(q->file->fd, rc);
 	qcow2_cache_written(q, &batch->slices, rc);
 	if (rc == 0)
 		rc = make_stable(q, &batch->freed);

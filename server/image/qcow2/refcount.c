@@ -11,6 +11,7 @@
 #include "common/cleanup.h"
 #include "common/size.h"
 #include "writer.h"
+#include "server/trace.h"
 
 /* Refcounts that one search looks at: those of 4 TiB in clusters of 64 KiB. A broken image may
  * count for ever. */
@@ -312,5 +313,6 @@ int qcow2_allocate(struct qcow2 *q, uint64_t wanted, uint64_t *first, uint64_t *
 	*fresh = *first >= w->virgin;
 	w->virgin = max_of(w->virgin, *first + *got);
 	w->next_free = *first + *got;
+	trace_qcow2_allocated(q->file->fd, *first, *got);
 	return 0;
 }

@@ -9,6 +9,7 @@
 #include "common/cleanup.h"
 #include "server/image/epoch.h"
 #include "writer.h"
+#include "server/trace.h"
 
 /* What the new table begins with: zeroes, or the shared table without its COPIED bits. */
 static int read_template(struct qcow2 *q, uint64_t shared, uint8_t *bytes)
@@ -38,6 +39,7 @@ static int make_table(struct qcow2 *q, uint64_t shared, uint64_t *table)
 	if (rc)
 		return rc;
 	*table = cluster << q->cluster_bits;
+	trace_qcow2_table_made(q->file->fd, *table, shared);
 	qcow2_cache_forget(q, *table);
 	rc = hostfile_write(q->file, bytes, q->cluster_size, *table);
 	if (rc == 0)

@@ -11,6 +11,7 @@
 #include "common/log.h"
 #include "common/size.h"
 #include "writer.h"
+#include "server/trace.h"
 
 /* ---- Lists ---- */
 
@@ -103,6 +104,7 @@ int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t offset)
 {
 	struct qcow2_writer *w = q->writer;
 
+	trace_qcow2_corrupt(q->file->path, offset);
 	if (atomic_exchange(&w->broken, -EIO))
 		return -EIO;
 	log_error("%s: %s (host offset %#llx): the image is corrupt and is not written any more; "
@@ -179,6 +181,7 @@ int qcow2_prepare(struct qcow2 *q)
 			rc = clear_features(q);
 		if (rc == 0)
 			atomic_store_explicit(&w->prepared, true, memory_order_release);
+		trace_qcow2_prepared(q->file->path, rc);
 	}
 	pthread_mutex_unlock(&w->lock);
 	pthread_mutex_unlock(&w->flush_lock);
