@@ -359,6 +359,7 @@ enum connection_outcome connection_serve(struct connection *connection,
 	connection->thread = thread;
 	thread->send.used = 0;
 	thread->send.total = 0;
+	thread->send.piped = 0;
 	thread->send.runs = 0;
 	thread->spin = SPIN_MAX;
 	connection->statistics.now = connection->statistics.received = clock_now();

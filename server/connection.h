@@ -22,6 +22,7 @@
 #include "worker.h"
 
 struct engine_thread;
+struct lender;
 struct server;
 
 /* What becomes of the payload that is arriving. */
@@ -102,6 +103,8 @@ struct connection {
 	uint64_t buffers;        /* bytes of their buffers */
 	unsigned int wary_reads; /* so many reads ask the page cache first: there was a miss */
 	uint64_t inline_after;   /* writes go to workers until then: the page cache was slow */
+	uint64_t sent;           /* bytes that the socket has taken */
+	struct lender *lender;   /* pages that it was lent; NULL: none yet */
 	bool disconnecting;      /* DISC or end of stream: answer what is pending, then end */
 	bool last_call;          /* the server drains: end when nothing more is to be received */
 	atomic_bool dead;        /* nothing can be sent any more; workers look, too */

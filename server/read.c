@@ -15,6 +15,7 @@
 #include "engine.h"
 #include "image/epoch.h"
 #include "reply.h"
+#include "stream.h"
 
 static bool is_chunked(const struct connection *connection)
 {
@@ -141,63 +142,71 @@ static bool may_be_cached(struct connection *connection, const struct extent *ex
 	       HOSTFILE_MISSING;
 }
 
+/* Copies a run that is in memory; false when it is not. */
+static bool copy_cached(struct connection *connection, uint8_t *to, const struct extent *extent)
+{
+	if (!may_be_cached(connection, extent) ||
+	    hostfile_read_nowait(extent->file, to, extent->length, extent->file_offset) !=
+		    (ssize_t)extent->length) {
+		connection->wary_reads = WARY_READS;
+		return false;
+	}
+	return true;
+}
+
 /* A small run, copied: false when it is not in memory. */
 static bool send_cached(struct connection *connection, const struct nbd_request *request,
-			uint16_t flags, uint64_t offset, const struct extent *extent)
+			uint64_t offset, const struct extent *extent)
 {
 	size_t head = reply_data_head_size(connection);
 	uint8_t *at = reply_reserve(connection, head + extent->length);
 
 	if (!at)
 		return true; /* dead: nobody is left to answer */
-	if (!may_be_cached(connection, extent) ||
-	    hostfile_read_nowait(extent->file, at + head, extent->length, extent->file_offset) !=
-		    (ssize_t)extent->length) {
-		connection->wary_reads = WARY_READS;
+	if (!copy_cached(connection, at + head, extent))
 		return false;
-	}
-	reply_data_head(connection, at, request, flags, offset, extent->length);
+	reply_data_head(connection, at, request, 0, offset, extent->length);
 	reply_commit(connection, head + extent->length);
 	return true;
 }
 
-/* Copies a run to the peer through the send buffer; returns how far it came. */
-static uint64_t copy_run(struct connection *connection, const struct extent *extent)
+/* Gathers a small read, which may be of several runs; zeroes only where they cannot be told. */
+static bool gather_small(struct connection *connection, const struct nbd_request *request,
+			 uint8_t *to)
 {
+	bool holes = is_chunked(connection) && !(request->flags & NBD_CMD_FLAG_DF);
 	uint64_t done = 0;
 
-	while (done < extent->length) {
-		size_t step = (size_t)min_of(extent->length - done, (uint64_t)SEND_GATHER);
-		uint8_t *at = reply_reserve(connection, step);
+	while (done < request->length) {
+		struct extent extent;
 
-		if (!at || hostfile_read(extent->file, at, step, extent->file_offset + done))
-			break;
-		reply_commit(connection, step);
-		done += step;
+		if (export_map(connection->export_, request->offset + done, request->length - done,
+			       MAP_READ, MAP_NOWAIT, &extent) ||
+		    extent.kind == EXTENT_OPAQUE || (extent.kind == EXTENT_ZERO && holes))
+			return false;
+		if (extent.kind == EXTENT_ZERO)
+			memset(to + done, 0, extent.length);
+		else if (!copy_cached(connection, to + done, &extent))
+			return false;
+		done += extent.length;
 	}
-	return done;
+	return true;
 }
 
-/* Moves a run that is in memory by the cheapest way of this transport: pages into a Unix socket,
- * the kernel's copy from a mapping into any other; a copy where the pages might become those of
- * other bytes before the peer has taken them. Returns how far it came. */
-static uint64_t send_run_bytes(struct connection *connection, const struct extent *extent)
+static bool read_small(struct connection *connection, const struct nbd_request *request)
 {
-	const uint8_t *view;
+	size_t head = reply_data_head_size(connection);
+	uint8_t *at = reply_reserve(connection, head + request->length);
+	EPOCH_SCOPE;
 
-	if (extent->stable && reply_can_splice(connection))
-		return reply_splice(connection, extent->file, extent->file_offset, extent->length);
-	/* A mapping may only be read by the kernel: a file cut short is an error there. */
-	view = connection->transport.ops->reads_bytes
-		       ? NULL
-		       : hostfile_view(extent->file, extent->file_offset, extent->length);
-	if (!view)
-		return copy_run(connection, extent);
-	if (extent->stable)
-		reply_attach(connection, view, extent->length);
-	else
-		reply_bytes(connection, view, extent->length); /* taken while we are in the epoch */
-	return extent->length;
+	if (!at)
+		return true; /* dead: nobody is left to answer */
+	if (!gather_small(connection, request, at + head))
+		return false;
+	reply_data_head(connection, at, request, NBD_REPLY_FLAG_DONE, request->offset,
+			request->length);
+	reply_commit(connection, head + request->length);
+	return true;
 }
 
 /* The file ended or failed in the middle of a reply whose header is gone. */
@@ -215,9 +224,9 @@ static void fail_run(struct connection *connection, const struct nbd_request *re
 }
 
 /* A large run that is in memory, not copied where the transport can; a chunk without DONE. False
- * when it failed and the error was told: the reply is complete. */
-static bool stream_run(struct connection *connection, const struct nbd_request *request,
-		       uint64_t offset, const struct extent *extent)
+ * when it failed and the error was told: the reply is complete. In an epoch, as stream_run(). */
+static bool send_run_chunk(struct connection *connection, const struct nbd_request *request,
+			   uint64_t offset, const struct extent *extent)
 {
 	size_t head = reply_data_head_size(connection);
 	uint8_t *at = reply_reserve(connection, head);
@@ -227,7 +236,7 @@ static bool stream_run(struct connection *connection, const struct nbd_request *
 		return false;
 	reply_data_head(connection, at, request, 0, offset, extent->length);
 	reply_commit(connection, head);
-	sent = send_run_bytes(connection, extent);
+	sent = stream_run(connection, offset, extent);
 	if (sent == extent->length)
 		return true;
 	fail_run(connection, request, offset + sent, extent->length - sent);
@@ -236,7 +245,10 @@ static bool stream_run(struct connection *connection, const struct nbd_request *
 
 /* ---- Whole replies: simple ones, and chunked ones that must not be fragmented ---- */
 
-enum { VERIFY_STEP = 1 << 20 };
+enum {
+	VERIFY_STEP = 1 << 20,
+	WHOLE_RUNS_MAX = 64, /* more are left to workers */
+};
 
 /* Reads all of it once, so that errors are known and the bytes are in memory. */
 static void run_verify(struct job *job)
@@ -312,94 +324,150 @@ void read_continue(struct connection *connection)
 
 /* ---- The request ---- */
 
-/* A reply that cannot tell of holes sends zeroes. */
-static void send_zeroes(struct connection *connection, const struct nbd_request *request)
+static bool is_resident(const struct extent *extent)
 {
-	size_t head = reply_data_head_size(connection);
-	uint8_t *at = reply_reserve(connection, head);
-
-	if (!at)
-		return;
-	reply_data_head(connection, at, request, NBD_REPLY_FLAG_DONE, request->offset,
-			request->length);
-	reply_commit(connection, head);
-	reply_zeroes(connection, request->length);
+	return hostfile_residency(extent->file, extent->file_offset, extent->length) ==
+	       HOSTFILE_RESIDENT;
 }
 
-/* The common case: one run, in memory. */
-static bool read_at_once(struct connection *connection, const struct nbd_request *request)
+/* What became of a request, or of a run of it. */
+enum served {
+	SERVED_NOT,  /* workers must fetch it */
+	SERVED_PART, /* a chunked reply goes on */
+	SERVED_ALL,  /* nothing is left to be said */
+};
+
+/* The common large case: one run, in memory. */
+static enum served serve_run(struct connection *connection, const struct nbd_request *request)
 {
 	struct extent extent;
+	EPOCH_SCOPE;
 
 	if (export_map(connection->export_, request->offset, request->length, MAP_READ, MAP_NOWAIT,
 		       &extent) ||
-	    extent.length < request->length || extent.kind == EXTENT_OPAQUE)
-		return false;
-	if (extent.kind == EXTENT_ZERO) {
-		if (is_chunked(connection) && !(request->flags & NBD_CMD_FLAG_DF))
-			return false;
-		send_zeroes(connection, request);
-		return true;
-	}
-	if (is_chunked(connection) && request->length > EXPORT_PAYLOAD_MAX)
-		return false; /* no chunk is longer than what was told (S80) */
-	if (request->length <= READ_INLINE_MAX)
-		return send_cached(connection, request, NBD_REPLY_FLAG_DONE, request->offset,
-				   &extent);
-	if (hostfile_residency(extent.file, extent.file_offset, extent.length) != HOSTFILE_RESIDENT)
-		return false;
-	if (stream_run(connection, request, request->offset, &extent) && is_chunked(connection))
-		reply_done(connection, request);
-	return true;
+	    extent.length < request->length || extent.kind != EXTENT_FILE || !is_resident(&extent))
+		return SERVED_NOT;
+	return send_run_chunk(connection, request, request->offset, &extent) ? SERVED_PART
+									     : SERVED_ALL;
 }
 
-/* One run of a chunked reply; false when workers must fetch it. */
-static bool send_run(struct connection *connection, const struct nbd_request *request,
-		     uint64_t offset, const struct extent *extent)
+static bool read_at_once(struct connection *connection, const struct nbd_request *request)
 {
-	switch (extent->kind) {
-	case EXTENT_ZERO:
-		reply_hole(connection, request, offset, extent->length);
+	enum served served;
+
+	if (request->length <= READ_INLINE_MAX)
+		return read_small(connection, request);
+	if (is_chunked(connection) && request->length > EXPORT_PAYLOAD_MAX)
+		return false; /* no chunk is longer than what was told (S80) */
+	if (!reply_make_room(connection))
 		return true;
-	case EXTENT_FILE:
-		return extent->length <= READ_INLINE_MAX &&
-		       send_cached(connection, request, 0, offset, extent);
-	case EXTENT_OPAQUE:
-		return false;
+	served = serve_run(connection, request);
+	if (served == SERVED_PART && is_chunked(connection))
+		reply_done(connection, request);
+	return served != SERVED_NOT;
+}
+
+/* ---- Several runs ---- */
+
+/* The first run of a range as a chunk of its own; *length: of the run. */
+static enum served send_run(struct connection *connection, const struct nbd_request *request,
+			    uint64_t offset, uint64_t left, uint64_t *length)
+{
+	struct extent extent;
+	bool small;
+	EPOCH_SCOPE;
+
+	if (export_map(connection->export_, offset, left, MAP_READ, MAP_NOWAIT, &extent) ||
+	    extent.kind == EXTENT_OPAQUE)
+		return SERVED_NOT;
+	*length = extent.length;
+	if (extent.kind == EXTENT_ZERO) {
+		reply_hole(connection, request, offset, extent.length);
+		return SERVED_PART;
 	}
-	return false;
+	*length = extent.length = min_of(extent.length, (uint64_t)EXPORT_PAYLOAD_MAX);
+	small = extent.length <= READ_INLINE_MAX;
+	if (small)
+		return send_cached(connection, request, offset, &extent) ? SERVED_PART : SERVED_NOT;
+	if (!is_resident(&extent))
+		return SERVED_NOT;
+	return send_run_chunk(connection, request, offset, &extent) ? SERVED_PART : SERVED_ALL;
 }
 
 static void read_chunked(struct connection *connection, const struct nbd_request *request)
 {
-	uint64_t position = request->offset, end = request->offset + request->length;
+	uint64_t position = request->offset, end = request->offset + request->length, length = 0;
 	struct pending *pending = pending_new(connection, request);
+	enum served served = SERVED_PART;
 
 	if (!pending) {
 		reply_status(connection, request, -ENOMEM);
 		return;
 	}
-	while (position < end) {
+	while (position < end && served == SERVED_PART) {
+		reply_make_room(connection);
+		served = send_run(connection, request, position, end - position, &length);
+		position += served == SERVED_PART ? length : 0;
+	}
+	if (served == SERVED_ALL) {
+		free(pending);
+	} else if (position == end) {
+		finish(connection, pending);
+	} else {
+		statistics_miss(&connection->statistics);
+		issue_range(connection, pending, position, end);
+	}
+}
+
+/* Is all of the range in memory, in a few runs that we can move? */
+static bool is_at_hand(struct connection *connection, uint64_t offset, uint64_t length)
+{
+	EPOCH_SCOPE;
+
+	for (int runs = 0; length && runs < WHOLE_RUNS_MAX; runs++) {
 		struct extent extent;
 
-		if (export_map(connection->export_, position, end - position, MAP_READ, MAP_NOWAIT,
+		if (export_map(connection->export_, offset, length, MAP_READ, MAP_NOWAIT,
 			       &extent) ||
-		    !send_run(connection, request, position, &extent))
-			break;
-		position += extent.length;
+		    extent.kind == EXTENT_OPAQUE ||
+		    (extent.kind == EXTENT_FILE && !is_resident(&extent)))
+			return false;
+		offset += extent.length;
+		length -= extent.length;
 	}
-	if (position == end) {
-		finish(connection, pending);
-		return;
-	}
-	statistics_miss(&connection->statistics);
-	issue_range(connection, pending, position, end);
+	return !length;
+}
+
+/* A reply without chunks, or with one, of several runs. */
+static bool read_runs(struct connection *connection, const struct nbd_request *request)
+{
+	size_t head = reply_data_head_size(connection);
+	uint64_t sent;
+	uint8_t *at;
+
+	if (request->length <= READ_INLINE_MAX ||
+	    !is_at_hand(connection, request->offset, request->length))
+		return false;
+	at = reply_reserve(connection, head);
+	if (!at)
+		return true;
+	reply_data_head(connection, at, request, 0, request->offset, request->length);
+	reply_commit(connection, head);
+	sent = stream_range(connection, request->offset, request->length);
+	if (sent < request->length)
+		fail_run(connection, request, request->offset + sent, request->length - sent);
+	else if (is_chunked(connection))
+		reply_done(connection, request);
+	return true;
 }
 
 static void read_whole(struct connection *connection, const struct nbd_request *request)
 {
-	struct pending *pending = pending_new(connection, request);
+	struct pending *pending;
 
+	if (read_runs(connection, request))
+		return;
+	pending = pending_new(connection, request);
 	if (!pending) {
 		reply_status(connection, request, -ENOMEM);
 		return;
@@ -411,7 +479,6 @@ static void read_whole(struct connection *connection, const struct nbd_request *
 void read_begin(struct connection *connection, const struct nbd_request *request)
 {
 	bool fragment = is_chunked(connection) && !(request->flags & NBD_CMD_FLAG_DF);
-	EPOCH_SCOPE;
 
 	if (!request->length)
 		reply_status(connection, request, 0);

@@ -17,6 +17,7 @@
 #include "connection.h"
 #include "engine.h"
 #include "image/hostfile.h"
+#include "image/loan.h"
 #include "limits.h"
 #include "trace.h"
 
@@ -70,20 +71,78 @@ static void runs_consume(struct iovec **run, int *runs, size_t sent)
 	}
 }
 
-static void send_runs(struct connection *connection, struct iovec *run, int runs, int flags)
+/* So many bytes are out. */
+static void note_sent(struct connection *connection, size_t length)
 {
-	while (runs && !connection->dead) {
+	trace_replies_sent(connection->id, length);
+	connection->sent += length;
+	if (connection->lender)
+		lender_sent(connection->lender, connection->sent);
+}
+
+/* Sends until all is out, or nobody is there any more; false when it would have to wait. */
+static bool send_now(struct connection *connection, struct iovec **run, int *runs, int flags)
+{
+	while (*runs && !connection->dead) {
 		ssize_t sent =
-			transport_send(&connection->transport, run, runs, flags | MSG_DONTWAIT);
+			transport_send(&connection->transport, *run, *runs, flags | MSG_DONTWAIT);
 
 		if (sent == -EAGAIN)
-			wait_writable(connection);
-		else if (sent >= 0) {
-			trace_replies_sent(connection->id, (size_t)sent);
-			runs_consume(&run, &runs, (size_t)sent);
-		} else if (sent != -EINTR)
+			return false;
+		if (sent >= 0) {
+			note_sent(connection, (size_t)sent);
+			runs_consume(run, runs, (size_t)sent);
+		} else if (sent != -EINTR) {
 			connection_kill(connection, NULL);
+		}
 	}
+	return true;
+}
+
+static void send_runs(struct connection *connection, struct iovec *run, int runs, int flags)
+{
+	while (!send_now(connection, &run, &runs, flags))
+		wait_writable(connection);
+}
+
+/* Empties the pipe into the transport. */
+static void drain_pipe(struct connection *connection, size_t length, bool more)
+{
+	struct engine_thread *thread = connection->thread;
+	unsigned int flags = SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more ? SPLICE_F_MORE : 0);
+
+	while (length && !connection->dead) {
+		ssize_t moved = connection->transport.ops->splice(&connection->transport,
+								  thread->pipe[0], length, flags);
+
+		if (moved == -EAGAIN) {
+			wait_writable(connection);
+		} else if (moved > 0) {
+			note_sent(connection, (size_t)moved);
+			length -= (size_t)moved;
+		} else if (moved != -EINTR) {
+			connection_kill(connection, NULL);
+		}
+	}
+}
+
+/* A dead connection leaves bytes in the pipe: the next one must not find them. */
+static void renew_pipe(struct engine_thread *thread)
+{
+	close(thread->pipe[0]);
+	close(thread->pipe[1]);
+	if (pipe2(thread->pipe, O_CLOEXEC)) {
+		thread->pipe[0] = thread->pipe[1] = -1;
+		return;
+	}
+	fcntl(thread->pipe[1], F_SETPIPE_SZ, thread->pipe_size);
+}
+
+static void clear(struct send_buffer *send)
+{
+	send->used = 0;
+	send->total = 0;
+	send->runs = 0;
 }
 
 void reply_flush(struct connection *connection, bool more)
@@ -91,18 +150,28 @@ void reply_flush(struct connection *connection, bool more)
 	struct send_buffer *send = &connection->thread->send;
 
 	if (send->runs)
-		send_runs(connection, send->run, send->runs, more ? MSG_MORE : 0);
-	send->used = 0;
-	send->total = 0;
-	send->runs = 0;
+		send_runs(connection, send->run, send->runs, more || send->piped ? MSG_MORE : 0);
+	clear(send);
+	if (!send->piped)
+		return;
+	drain_pipe(connection, send->piped, more);
+	send->piped = 0;
+	if (connection->dead)
+		renew_pipe(connection->thread);
+}
+
+/* Does anything have to leave before so many bytes can be gathered, in so many runs? */
+static bool is_full(const struct send_buffer *send, size_t length, int runs)
+{
+	return send->piped || send->total >= SEND_GATHER || send->used + length > SEND_BUFFER ||
+	       send->runs + runs > SEND_RUNS_MAX;
 }
 
 uint8_t *reply_reserve(struct connection *connection, size_t length)
 {
 	struct send_buffer *send = &connection->thread->send;
 
-	if (send->total >= SEND_GATHER || send->used + length > SEND_BUFFER ||
-	    send->runs == SEND_RUNS_MAX)
+	if (is_full(send, length, 1))
 		reply_flush(connection, false);
 	return connection->dead ? NULL : send->bytes + send->used;
 }
@@ -133,7 +202,7 @@ void reply_attach(struct connection *connection, const uint8_t *bytes, size_t le
 
 	if (connection->dead || !length)
 		return;
-	if (send->runs == SEND_RUNS_MAX)
+	if (send->piped || send->runs == SEND_RUNS_MAX)
 		reply_flush(connection, true);
 	add_run(send, bytes, length);
 }
@@ -268,36 +337,15 @@ void reply_zeroes(struct connection *connection, uint64_t length)
 	}
 }
 
-/* Empties the pipe into the transport. */
-static void drain_pipe(struct connection *connection, size_t length, bool more)
+/* ---- Large runs ---- */
+
+enum { HEAD_ROOM = 64, HEAD_RUNS = 4 };
+
+bool reply_make_room(struct connection *connection)
 {
-	struct engine_thread *thread = connection->thread;
-	unsigned int flags = SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more ? SPLICE_F_MORE : 0);
-
-	while (length && !connection->dead) {
-		ssize_t moved = connection->transport.ops->splice(&connection->transport,
-								  thread->pipe[0], length, flags);
-
-		if (moved == -EAGAIN)
-			wait_writable(connection);
-		else if (moved > 0) {
-			trace_replies_sent(connection->id, (size_t)moved);
-			length -= (size_t)moved;
-		} else if (moved != -EINTR)
-			connection_kill(connection, NULL);
-	}
-}
-
-/* A dead connection leaves bytes in the pipe: the next one must not find them. */
-static void renew_pipe(struct engine_thread *thread)
-{
-	close(thread->pipe[0]);
-	close(thread->pipe[1]);
-	if (pipe2(thread->pipe, O_CLOEXEC)) {
-		thread->pipe[0] = thread->pipe[1] = -1;
-		return;
-	}
-	fcntl(thread->pipe[1], F_SETPIPE_SZ, thread->pipe_size);
+	if (is_full(&connection->thread->send, READ_INLINE_MAX + HEAD_ROOM, HEAD_RUNS))
+		reply_flush(connection, false);
+	return !connection->dead;
 }
 
 bool reply_can_splice(const struct connection *connection)
@@ -306,25 +354,70 @@ bool reply_can_splice(const struct connection *connection)
 	       connection->thread->pipe[0] >= 0;
 }
 
-uint64_t reply_splice(struct connection *connection, struct hostfile *file, uint64_t offset,
-		      uint64_t length)
+size_t reply_pipe_size(const struct connection *connection)
+{
+	return connection->thread->pipe_size;
+}
+
+bool reply_lend(struct connection *connection, const struct hostfile *file, uint64_t offset,
+		uint64_t length)
+{
+	const struct send_buffer *send = &connection->thread->send;
+
+	if (!connection->lender) {
+		connection->lender = lender_new(connection->transport.fd);
+		if (!connection->lender)
+			return false;
+		lender_sent(connection->lender, connection->sent);
+	}
+	return lender_add(connection->lender, file, offset, length,
+			  connection->sent + send->total + length);
+}
+
+size_t reply_fill(struct connection *connection, struct hostfile *file, uint64_t offset,
+		  uint64_t length)
 {
 	struct engine_thread *thread = connection->thread;
-	uint64_t done = 0;
+	size_t step = (size_t)min_of(length, (uint64_t)thread->pipe_size);
+	ssize_t got;
 
-	reply_flush(connection, true);
-	while (done < length && !connection->dead) {
-		size_t step = (size_t)min_of(length - done, (uint64_t)thread->pipe_size);
-		ssize_t got = hostfile_splice(file, offset + done, thread->pipe[1], step);
+	do
+		got = hostfile_splice(file, offset, thread->pipe[1], step);
+	while (got == -EINTR);
+	thread->send.piped = got > 0 ? (size_t)got : 0;
+	return thread->send.piped;
+}
 
-		if (got == -EINTR)
-			continue;
-		if (got <= 0)
-			break;
-		drain_pipe(connection, (size_t)got, done + (uint64_t)got < length);
-		done += (uint64_t)got;
+size_t reply_push(struct connection *connection, const uint8_t *bytes, size_t length)
+{
+	struct send_buffer *send = &connection->thread->send;
+	struct iovec *run = send->run;
+	int runs;
+	size_t left;
+
+	add_run(send, bytes, length);
+	runs = send->runs;
+	if (send_now(connection, &run, &runs, 0)) {
+		clear(send);
+		return length;
 	}
-	if (connection->dead)
-		renew_pipe(thread);
-	return done;
+	/* The last run is what is left of the bytes; what is left before them stays gathered. */
+	left = min_of(run[runs - 1].iov_len, length);
+	send->total = 0;
+	send->runs = 0;
+	for (int i = 0; i < runs - 1; i++) {
+		send->total += run[i].iov_len;
+		send->run[send->runs++] = run[i];
+	}
+	return length - left;
+}
+
+void reply_wait(struct connection *connection)
+{
+	const struct send_buffer *send = &connection->thread->send;
+
+	if (send->runs || send->piped)
+		reply_flush(connection, true);
+	else if (!connection->dead)
+		wait_writable(connection);
 }

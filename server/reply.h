@@ -26,6 +26,7 @@ struct send_buffer {
 	uint8_t *bytes;
 	size_t used;  /* of bytes */
 	size_t total; /* of all runs */
+	size_t piped; /* behind all runs: bytes in the thread's pipe */
 	int runs;
 	struct iovec run[SEND_RUNS_MAX];
 };
@@ -64,13 +65,33 @@ void reply_bytes(struct connection *connection, const uint8_t *bytes, size_t len
 /* Sends zeroes. */
 void reply_zeroes(struct connection *connection, uint64_t length);
 
-/* Can reply_splice() do anything on this connection? */
-bool reply_can_splice(const struct connection *connection);
 /*
- * Sends a run of the file without copying it, behind what was gathered. Returns how many bytes
- * went out: less than length only when the file ended or failed under us.
+ * Large runs of files, which are not copied by us. Where their bytes are may only be known inside
+ * an epoch (image/epoch.h), which must not be held while a peer is slow: reply_make_room() before
+ * the epoch makes sure that the head of a reply and what follows does not wait, and reply_wait()
+ * after it waits.
  */
-uint64_t reply_splice(struct connection *connection, struct hostfile *file, uint64_t offset,
-		      uint64_t length);
+
+/* Afterwards one head and READ_INLINE_MAX bytes fit without a flush. False: dead. */
+bool reply_make_room(struct connection *connection);
+
+/* Can reply_fill() do anything on this connection? */
+bool reply_can_splice(const struct connection *connection);
+/* The pages will be lent to the socket (image/loan.h): call it before reply_fill() where the place
+ * may become that of other bytes. False: too many are lent already. */
+bool reply_lend(struct connection *connection, const struct hostfile *file, uint64_t offset,
+		uint64_t length);
+/* Takes pages of the file, to be sent behind what was gathered, by the next flush. Bytes, fewer
+ * than length when the pipe is full (reply_pipe_size()) or the file ends; 0 when it fails. */
+size_t reply_fill(struct connection *connection, struct hostfile *file, uint64_t offset,
+		  uint64_t length);
+size_t reply_pipe_size(const struct connection *connection);
+
+/* Sends what was gathered and these bytes behind it as far as that goes without waiting. Returns
+ * how many of these are out; the rest is forgotten. */
+size_t reply_push(struct connection *connection, const uint8_t *bytes, size_t length);
+
+/* Sends all that was gathered, or waits until the peer takes bytes again. */
+void reply_wait(struct connection *connection);
 
 #endif

@@ -29,6 +29,7 @@
 #include "connection.h"
 #include "engine.h"
 #include "export.h"
+#include "image/loan.h"
 #include "limits.h"
 #include "server-internal.h"
 #include "worker.h"
@@ -258,6 +259,8 @@ static void end_connection(struct server *server, struct connection *connection,
 	TAILQ_REMOVE(&server->all, connection, all);
 	server->connections--;
 	enter_state(server, connection, CONNECTION_ENDED);
+	lender_end(connection->lender);
+	connection->lender = NULL;
 	transport_close(&connection->transport, how);
 	if (server->accept_after)
 		server->accept_after = 1; /* a descriptor is free again */

@@ -28,6 +28,8 @@ enum {
 	HOST_PAGE = 4096,
 };
 
+#define VIEW_ROOM (UINT64_C(1) << 34)
+
 #ifndef SYS_cachestat
 #define SYS_cachestat 451 /* one number on all architectures since Linux 6.5 */
 #endif
@@ -338,6 +340,14 @@ ssize_t hostfile_splice(struct hostfile *file, uint64_t offset, int pipe_fd, siz
 	return moved;
 }
 
+/* Images grow while they are served: addresses are reserved for that, which costs nothing. */
+static uint64_t view_room(const struct hostfile *file, uint64_t size)
+{
+	bool grows = file->writable && !file->is_block && sizeof(void *) > 4;
+
+	return grows ? size + max_of(size, VIEW_ROOM) : size;
+}
+
 /* Maps the file once. A process that locks its memory must not lock the image's pages with it. */
 static void make_view(struct hostfile *file)
 {
@@ -347,6 +357,7 @@ static void make_view(struct hostfile *file)
 	pthread_mutex_lock(&file->view_lock);
 	if (!file->view && !file->view_size && whole_size(file, &size) == 0 && size &&
 	    size <= SIZE_MAX) {
+		size = view_room(file, size);
 		view = mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED | MAP_NORESERVE, file->fd, 0);
 		file->view_size = size; /* also remembers that there was a try */
 		if (view != MAP_FAILED) {
@@ -376,21 +387,29 @@ const uint8_t *hostfile_view(struct hostfile *file, uint64_t offset, uint64_t le
 	return view_at(file, file->base + offset, length);
 }
 
-/* Asks cachestat(2), Linux 6.5: 1 resident, 0 not, -errno where it does not answer. */
-static int ask_cachestat(struct hostfile *file, uint64_t offset, uint64_t length)
+/* Pages of a range, and how many of them are in memory. */
+struct page_count {
+	uint64_t all, cached;
+};
+
+/* Asks cachestat(2), Linux 6.5. 0, or -errno where it does not answer. */
+static int ask_cachestat(struct hostfile *file, uint64_t offset, uint64_t length,
+			 struct page_count *count)
 {
 	struct cachestat_range_abi range = {file->base + offset, length};
 	struct cachestat_abi answer;
 	uint64_t first = range.offset / HOST_PAGE;
-	uint64_t pages = (range.offset + length + HOST_PAGE - 1) / HOST_PAGE - first;
 
 	if (syscall(SYS_cachestat, file->fd, &range, &answer, 0))
 		return -errno;
-	return answer.cached >= pages;
+	count->all = (range.offset + length + HOST_PAGE - 1) / HOST_PAGE - first;
+	count->cached = answer.cached;
+	return 0;
 }
 
 /* Asks mincore(2), which tells the truth only to those who may write the file or own it. */
-static int ask_mincore(struct hostfile *file, uint64_t offset, uint64_t length)
+static int ask_mincore(struct hostfile *file, uint64_t offset, uint64_t length,
+		       struct page_count *count)
 {
 	unsigned char pages[256];
 	uint64_t start = round_down(file->base + offset, HOST_PAGE);
@@ -399,34 +418,42 @@ static int ask_mincore(struct hostfile *file, uint64_t offset, uint64_t length)
 
 	if (!view || !file->mincore_tells)
 		return -EOPNOTSUPP;
+	*count = (struct page_count){0, 0};
 	while (start < end) {
 		uint64_t step = min_of(end - start, (uint64_t)sizeof(pages) * HOST_PAGE);
 
 		if (mincore((void *)view, (size_t)step, pages))
 			return -errno;
-		for (uint64_t page = 0; page * HOST_PAGE < step; page++)
-			if (!(pages[page] & 1))
-				return 0;
+		for (uint64_t page = 0; page * HOST_PAGE < step; page++) {
+			count->all++;
+			count->cached += pages[page] & 1;
+		}
 		start += step;
 		view += step;
 	}
-	return 1;
+	return 0;
+}
+
+static int count_pages(struct hostfile *file, uint64_t offset, uint64_t length,
+		       struct page_count *count)
+{
+	int rc = -ENOSYS;
+
+	if (atomic_load_explicit(&file->cachestat, memory_order_relaxed)) {
+		rc = ask_cachestat(file, offset, length, count);
+		if (rc)
+			atomic_store_explicit(&file->cachestat, false, memory_order_relaxed);
+	}
+	return rc ? ask_mincore(file, offset, length, count) : 0;
 }
 
 enum hostfile_residency hostfile_residency(struct hostfile *file, uint64_t offset, uint64_t length)
 {
-	int resident = -ENOSYS;
+	struct page_count count;
 
-	if (atomic_load_explicit(&file->cachestat, memory_order_relaxed)) {
-		resident = ask_cachestat(file, offset, length);
-		if (resident < 0)
-			atomic_store_explicit(&file->cachestat, false, memory_order_relaxed);
-	}
-	if (resident < 0)
-		resident = ask_mincore(file, offset, length);
-	if (resident < 0)
+	if (count_pages(file, offset, length, &count))
 		return HOSTFILE_UNKNOWN;
-	return resident ? HOSTFILE_RESIDENT : HOSTFILE_MISSING;
+	return count.cached >= count.all ? HOSTFILE_RESIDENT : HOSTFILE_MISSING;
 }
 
 static int write_zeroes(struct hostfile *file, uint64_t offset, uint64_t length)
@@ -564,6 +591,14 @@ int hostfile_discard(struct hostfile *file, uint64_t offset, uint64_t length)
 	rc = discard(file, offset, length);
 	trace_host_discard_end(file->fd, file->base + offset, rc);
 	return rc;
+}
+
+bool hostfile_detach(struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	struct page_count count;
+
+	return hostfile_discard(file, offset, length) == 0 &&
+	       count_pages(file, offset, length, &count) == 0 && !count.cached;
 }
 
 int hostfile_sync(struct hostfile *file)

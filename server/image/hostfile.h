@@ -100,7 +100,7 @@ enum hostfile_residency hostfile_residency(struct hostfile *file, uint64_t offse
 /*
  * The range as memory, for the kernel to copy from, not for us to touch: where the file has been
  * cut the kernel's copy fails, ours would be killed. For ranges that hostfile_residency() has just
- * found in memory. NULL: not possible here.
+ * found in memory; the address may well be behind the end. NULL: not possible here.
  */
 const uint8_t *hostfile_view(struct hostfile *file, uint64_t offset, uint64_t length);
 
@@ -114,6 +114,13 @@ int hostfile_zero(struct hostfile *file, uint64_t offset, uint64_t length, unsig
 /* Gives the range back where the host can; its content is then undefined. Never fails for a host
  * that cannot. Blocks. */
 int hostfile_discard(struct hostfile *file, uint64_t offset, uint64_t length);
+
+/*
+ * The same, so that pages of the range that somebody still refers to, a socket for one, are no
+ * longer those of the file: what is written there later does not show in them. False: it cannot be
+ * told, or they still are. Blocks.
+ */
+bool hostfile_detach(struct hostfile *file, uint64_t offset, uint64_t length);
 
 /* fdatasync(2). Blocks. */
 int hostfile_sync(struct hostfile *file);

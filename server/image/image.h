@@ -40,8 +40,9 @@ enum extent_kind {
  * stays inside the epoch (epoch.h) in which it asked. */
 struct extent {
 	enum extent_kind kind;
-	bool hole;       /* for block status: nothing is allocated here */
-	bool stable;     /* good for ever: the place never becomes that of other bytes */
+	bool hole;   /* for block status: nothing is allocated here */
+	bool stable; /* good for ever: the place never becomes that of other bytes; if not, pages
+		      * that outlive the epoch are lent (loan.h) */
 	uint64_t length; /* bytes, 1 up to what was asked */
 	struct hostfile *file;
 	uint64_t file_offset;

@@ -304,6 +304,44 @@ def test_metadata_is_guarded():
                 check(file.read(80)[79] == 2, "the corrupt bit")
 
 
+def test_reading_finds_corruption():
+    """A reserved bit in an L1 or L2 entry that a read meets: EIO, the corrupt bit where the image is
+    open for writing, and no change where it is not; a plain I/O error marks nothing."""
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        path = os.path.join(directory, "disk.qcow2")
+        tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=512", path, "1M")
+        tool("qemu-io", "-f", "qcow2", "-c", "write -P 5 0 128k", path)
+        with open(path, "rb") as file:
+            head = file.read()
+        l1 = struct.unpack_from(">Q", head, 40)[0]
+        l2 = struct.unpack_from(">Q", head, l1 + 8)[0] & 0xfffffffffffe00
+        for at in (l2 + 8, l1 + 8):
+            for options, bits in ((("-r",), 0), ((), 2)):
+                with open(path, "wb") as file:
+                    file.write(head)
+                    file.seek(at)
+                    file.write(bytes([head[at] | 1]))
+                with Server(*options, image=path, defaults=WRITABLE) as server:
+                    for mode in server.modes():
+                        client = server.client(mode)
+                        check(client.data(0, 4096) == bytes([5]) * 4096, "what is whole is read")
+                        check(client.read(32768 + 512, 512).error == 5, f"{at:x} was read")
+                    wanted = 5 if bits else 1
+                    check(client.write(0, b"a" * 512).error == wanted, "it is written on")
+                    server.status = 1 if bits else 0
+                with open(path, "rb") as file:
+                    check(file.read(80)[79] == bits, f"{options}: the corrupt bit")
+        with open(path, "wb") as file:
+            file.write(head)
+        with Server(image=path, defaults=WRITABLE, fault=True) as server:
+            server.faults.set(f"read 5 {l2} {l2 + 512}", f"nowait 5 {l2} {l2 + 512}")
+            client = server.client()
+            check(client.read(32768 + 512, 512).error == 5, "a table was read that cannot be")
+            check(client.write(0, b"a" * 512).error == 0, "a bad sector stops all writing")
+        with open(path, "rb") as file:
+            check(file.read(80)[79] == 0, "a bad sector is no corruption")
+
+
 def test_locks():
     """A writer keeps QEMU out, and QEMU us; a backing file may be shared by readers."""
     with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:

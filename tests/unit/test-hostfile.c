@@ -349,12 +349,36 @@ START_TEST(test_view)
 	ck_assert_ptr_nonnull(view);
 	ck_assert_int_eq(memcmp(view, expected, 5000), 0);
 	ck_assert_ptr_eq(hostfile_view(file, 0, ODD), view - 100);
-	ck_assert_ptr_null(hostfile_view(file, 0, ODD + 1));
-	ck_assert_ptr_null(hostfile_view(file, ODD, 1));
 	ck_assert_ptr_null(hostfile_view(file, UINT64_MAX, 2));
-	/* Later writes are seen. */
+	ck_assert_ptr_null(hostfile_view(file, UINT64_C(1) << 62, 2));
+	/* Later writes are seen, also where the file was not yet. */
 	ck_assert_int_eq(hostfile_write(file, "w", 1, 100), 0);
 	ck_assert_uint_eq(view[0], 'w');
+	ck_assert_int_eq(hostfile_write(file, "x", 1, ODD + 100000), 0);
+	view = hostfile_view(file, ODD + 100000, 1);
+	ck_assert_ptr_nonnull(view);
+	ck_assert_uint_eq(*view, 'x');
+}
+END_TEST
+
+START_TEST(test_detach)
+{
+	int ends[2];
+
+	make_file(_i);
+	fill(0x42);
+	ck_assert_int_eq(hostfile_sync(file), 0);
+	ck_assert_int_eq(pipe2(ends, O_CLOEXEC), 0);
+	ck_assert_int_eq(hostfile_splice(file, 4096, ends[1], 4096), 4096);
+	if (hostfile_detach(file, 0, 65536)) {
+		memset(bytes, 0xee, 65536);
+		ck_assert_int_eq(hostfile_write(file, bytes, 65536, 0), 0);
+		ck_assert_int_eq(read(ends[0], bytes, 4096), 4096);
+		for (int i = 0; i < 4096; i++)
+			ck_assert(bytes[i] == expected[4096 + i] || bytes[i] == 0);
+	}
+	close(ends[0]);
+	close(ends[1]);
 }
 END_TEST
 
@@ -391,6 +415,7 @@ static void add_tests(TCase *tcase)
 	tcase_add_loop_test(tcase, test_extents, 0, PLACES);
 	tcase_add_loop_test(tcase, test_residency, 0, PLACES);
 	tcase_add_loop_test(tcase, test_view, 0, PLACES);
+	tcase_add_loop_test(tcase, test_detach, 0, PLACES);
 	tcase_add_loop_test(tcase, test_splice, 0, PLACES);
 }
 

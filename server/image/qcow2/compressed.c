@@ -182,7 +182,7 @@ int qcow2_read(struct image *image, void *buffer, uint64_t offset, uint64_t leng
 		if (rc == 0)
 			rc = decode_cluster(q, &mapping, at, in_cluster, step);
 		if (rc)
-			return rc == -EBADMSG ? -EIO : rc;
+			return rc;
 		at += step;
 		offset += step;
 		length -= step;

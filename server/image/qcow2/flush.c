@@ -16,6 +16,7 @@
 #include "common/log.h"
 #include "common/size.h"
 #include "server/image/epoch.h"
+#include "server/image/loan.h"
 #include "writer.h"
 #include "server/trace.h"
 
@@ -49,25 +50,87 @@ static void punch(struct qcow2 *q, const struct qcow2_freed *freed)
 	}
 }
 
+/* The lock is held, nobody can find the clusters any more. */
+static int release(struct qcow2 *q, const struct qcow2_freed *freed)
+{
+	int rc;
+
+	trace_qcow2_freed(q->file->fd, freed->first, freed->count);
+	rc = qcow2_refcount_change(q, freed->first, freed->count, -1);
+	if (rc == 0 && freed->punch)
+		punch(q, freed);
+	return rc;
+}
+
+static bool is_lent(const struct qcow2 *q, const struct qcow2_freed *freed)
+{
+	return loans_cover(q->file, freed->first << q->cluster_bits,
+			   freed->count << q->cluster_bits);
+}
+
+/* Would other bytes in this cluster show in pages that a socket was lent? Not where somebody else
+ * uses it on, and not when those pages are no longer the file's. */
+static bool may_be_reused(struct qcow2 *q, const struct qcow2_freed *cluster)
+{
+	uint64_t value;
+
+	if (!is_lent(q, cluster))
+		return true;
+	if (qcow2_refcount(q, cluster->first, &value))
+		return false;
+	return value > 1 ||
+	       hostfile_detach(q->file, cluster->first << q->cluster_bits, q->cluster_size);
+}
+
+/* Releases what is not lent of a run; the rest waits for another time. */
+static int release_returned(struct qcow2 *q, const struct qcow2_freed *freed)
+{
+	int rc = 0;
+
+	if (!is_lent(q, freed))
+		return release(q, freed);
+	for (uint64_t i = 0; i < freed->count && rc == 0; i++) {
+		struct qcow2_freed one = {
+			.first = freed->first + i, .count = 1, .punch = freed->punch};
+
+		if (may_be_reused(q, &one))
+			rc = release(q, &one);
+		else
+			rc = qcow2_freed_add(&q->writer->lent, one);
+	}
+	return rc;
+}
+
+/* Tries again what was lent. */
+static int reap_lent(struct qcow2 *q)
+{
+	struct qcow2_freed_list list = q->writer->lent;
+	int rc = 0;
+
+	if (!list.count)
+		return 0;
+	loans_settle();
+	q->writer->lent = (struct qcow2_freed_list){0};
+	for (size_t i = 0; i < list.count && rc == 0; i++)
+		rc = release_returned(q, &list.items[i]);
+	free(list.items);
+	return rc;
+}
+
+/* The stamps in the list ascend. */
 int qcow2_reap(struct qcow2 *q)
 {
 	struct qcow2_freed_list *stable = &q->writer->stable;
-	size_t kept = 0;
+	size_t done = 0;
 	int rc = 0;
 
-	for (size_t i = 0; i < stable->count; i++) {
-		struct qcow2_freed freed = stable->items[i];
-
-		if (rc || !epoch_passed(freed.stamp)) {
-			stable->items[kept++] = freed;
-			continue;
-		}
-		trace_qcow2_freed(q->file->fd, freed.first, freed.count);
-		rc = qcow2_refcount_change(q, freed.first, freed.count, -1);
-		if (rc == 0 && freed.punch)
-			punch(q, &freed);
-	}
-	stable->count = kept;
+	if (!stable->count || !epoch_passed(stable->items[0].stamp))
+		return 0;
+	loans_settle();
+	while (done < stable->count && rc == 0 && epoch_passed(stable->items[done].stamp))
+		rc = release_returned(q, &stable->items[done++]);
+	stable->count -= done;
+	memmove(stable->items, stable->items + done, stable->count * sizeof(*stable->items));
 	return rc;
 }
 
@@ -113,8 +176,10 @@ static int write_words(struct qcow2 *q, const struct qcow2_updates *updates, uin
 static int collect(struct qcow2 *q, struct batch *batch)
 {
 	struct qcow2_writer *w = q->writer;
-	int rc = qcow2_reap(q);
+	int rc = reap_lent(q);
 
+	if (rc == 0)
+		rc = qcow2_reap(q);
 	if (rc == 0)
 		rc = qcow2_blocks_write(q);
 	if (rc == 0)

@@ -71,6 +71,14 @@ static int read_entries(struct qcow2 *q, uint64_t table, uint64_t offset, uint64
 				flags, entries);
 }
 
+/* An entry breaks the format. Whoever may wait marks the image, if it is one that is written. */
+static int broken_entry(struct qcow2 *q, unsigned int flags, const char *what, uint64_t offset)
+{
+	if (!q->writer)
+		return -EIO;
+	return flags & MAP_NOWAIT ? -EAGAIN : qcow2_corrupt(q, what, offset);
+}
+
 /* A run inside one L2 table. */
 static int find_in_table(struct qcow2 *q, uint64_t table, uint64_t offset, uint64_t length,
 			 unsigned int flags, struct run *run)
@@ -83,7 +91,7 @@ static int find_in_table(struct qcow2 *q, uint64_t table, uint64_t offset, uint6
 	if (count < 0)
 		return count;
 	if (!qcow2_decode(&q->header, entries[0], &mapping))
-		return -EIO;
+		return broken_entry(q, flags, "an L2 entry is broken", table);
 	*run = (struct run){.kind = kind_of(&mapping, (unsigned)(in_cluster >> q->subcluster_bits)),
 			    .has_host = mapping.has_host,
 			    .copied = mapping.copied,
@@ -109,7 +117,7 @@ static int find_run(struct qcow2 *q, uint64_t offset, uint64_t length, unsigned 
 
 	entry = atomic_load_explicit(&q->l1[index], memory_order_acquire);
 	if (!qcow2_decode_l1(&q->header, entry, &table))
-		return -EIO;
+		return broken_entry(q, flags, "an L1 entry is broken", entry);
 	if (table) {
 		int rc = find_in_table(q, table, offset, min_of(end, (index + 1) << shift) - offset,
 				       flags, run);
@@ -132,7 +140,7 @@ int qcow2_mapping_of(struct qcow2 *q, uint64_t offset, struct qcow2_mapping *map
 	uint64_t table;
 
 	if (!qcow2_decode_l1(&q->header, entry, &table))
-		return -EBADMSG;
+		return broken_entry(q, 0, "an L1 entry is broken", entry);
 	if (table) {
 		int count = read_entries(q, table, offset, 1, 0, &l2);
 
@@ -140,7 +148,7 @@ int qcow2_mapping_of(struct qcow2 *q, uint64_t offset, struct qcow2_mapping *map
 			return count;
 	}
 	if (!qcow2_decode(&q->header, l2, mapping))
-		return -EBADMSG;
+		return broken_entry(q, 0, "an L2 entry is broken", table);
 	mapping->copied = mapping->copied && entry & QCOW2_COPIED;
 	return 0;
 }
@@ -190,7 +198,7 @@ static int answer_data(struct qcow2 *q, const struct run *run, struct extent *ex
 		return 0;
 	}
 	*extent = (struct extent){.kind = EXTENT_FILE,
-				  .stable = q->image->read_only,
+				  .stable = q->image->read_only || q->data != q->file,
 				  .length = min_of(length, end - run->host),
 				  .file = q->data,
 				  .file_offset = run->host,
@@ -245,7 +253,7 @@ int qcow2_map(struct image *image, uint64_t offset, uint64_t length, enum map_in
 	      unsigned int flags, struct extent *extent)
 {
 	struct qcow2 *q = image->state;
-	struct run run;
+	struct run run = {.kind = RUN_NONE};
 	int rc;
 	EPOCH_SCOPE;
 

@@ -75,7 +75,7 @@ int qcow2_map(struct image *image, uint64_t offset, uint64_t length, enum map_in
 	      unsigned int flags, struct extent *extent);
 
 /* What the image itself has at offset; copied is true only when the L2 table, too, belongs to
- * nobody else. -EBADMSG: the entry breaks the format. May block. */
+ * nobody else. An entry that breaks the format marks an image that is written. May block. */
 int qcow2_mapping_of(struct qcow2 *q, uint64_t offset, struct qcow2_mapping *mapping);
 
 /* ---- compressed.c ---- */

@@ -68,7 +68,7 @@ static int count_moved(struct qcow2 *q, struct plan *plan, unsigned int wanted)
 					  mapping);
 
 		if (rc)
-			return qcow2_mapping_failed(q, rc, plan->cluster << q->cluster_bits);
+			return rc;
 		if (keeps_host(mapping))
 			return 0;
 	}
@@ -102,7 +102,7 @@ static int plan_hosts(struct qcow2 *q, struct plan *plan, uint64_t offset, uint6
 	int rc = qcow2_mapping_of(q, offset, &plan->old[0]);
 
 	if (rc)
-		return qcow2_mapping_failed(q, rc, offset);
+		return rc;
 	covered(q, plan, 0, offset, length, &begin, &end);
 	if (!keeps_host(&plan->old[0])) {
 		rc = count_moved(q, plan, wanted);

@@ -90,14 +90,27 @@ void qcow2_unclaim(struct qcow2 *q, struct qcow2_claim *claim)
 
 /* ---- The header ---- */
 
-static int write_feature_word(struct qcow2 *q, uint64_t offset, uint64_t value)
+/* Changes one of the words of feature bits, here and in the file. */
+static int change_features(struct qcow2 *q, uint64_t offset, uint64_t *word, uint64_t clear,
+			   uint64_t set)
 {
+	struct qcow2_writer *w = q->writer;
+	uint64_t value;
 	uint8_t bytes[8];
-	int rc;
+	int rc = 0;
 
-	qcow2_put(bytes, sizeof(bytes), value);
-	rc = hostfile_write(q->file, bytes, sizeof(bytes), offset);
-	return rc ? rc : hostfile_sync(q->file);
+	pthread_mutex_lock(&w->feature_lock);
+	value = (*word & ~clear) | set;
+	if (value != *word) {
+		qcow2_put(bytes, sizeof(bytes), value);
+		rc = hostfile_write(q->file, bytes, sizeof(bytes), offset);
+		if (rc == 0)
+			rc = hostfile_sync(q->file);
+		if (rc == 0)
+			*word = value;
+	}
+	pthread_mutex_unlock(&w->feature_lock);
+	return rc;
 }
 
 int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t offset)
@@ -112,15 +125,10 @@ int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t offset)
 		  q->file->path, what, (unsigned long long)offset);
 	if (q->header.version < 3)
 		return -EIO;
-	q->header.incompatible |= QCOW2_INCOMPATIBLE_CORRUPT;
-	if (write_feature_word(q, QCOW2_AT_INCOMPATIBLE, q->header.incompatible))
+	if (change_features(q, QCOW2_AT_INCOMPATIBLE, &w->incompatible, 0,
+			    QCOW2_INCOMPATIBLE_CORRUPT))
 		log_error("%s: it cannot be marked as corrupt", q->file->path);
 	return -EIO;
-}
-
-int qcow2_mapping_failed(struct qcow2 *q, int rc, uint64_t offset)
-{
-	return rc == -EBADMSG ? qcow2_corrupt(q, "an L2 entry is broken", offset) : rc;
 }
 
 /* ---- Before the first change ---- */
@@ -143,21 +151,18 @@ static int repair(struct qcow2 *q)
 
 static int clear_features(struct qcow2 *q)
 {
-	uint64_t autoclear = q->header.autoclear & QCOW2_AUTOCLEAR_KNOWN;
-	uint64_t incompatible = q->header.incompatible & ~(uint64_t)QCOW2_INCOMPATIBLE_DIRTY;
-	int rc = 0;
+	struct qcow2_writer *w = q->writer;
+	uint64_t void_bits = ~(uint64_t)QCOW2_AUTOCLEAR_KNOWN;
+	int rc;
 
+	if (q->header.version < 3)
+		return 0;
 	if (q->extensions.bitmaps && q->bitmaps_active)
-		autoclear &= ~(uint64_t)QCOW2_AUTOCLEAR_BITMAPS;
-	if (autoclear != q->header.autoclear)
-		rc = write_feature_word(q, QCOW2_AT_AUTOCLEAR, autoclear);
-	if (rc == 0)
-		q->header.autoclear = autoclear;
-	if (rc == 0 && incompatible != q->header.incompatible)
-		rc = write_feature_word(q, QCOW2_AT_INCOMPATIBLE, incompatible);
-	if (rc == 0)
-		q->header.incompatible = incompatible;
-	return rc;
+		void_bits |= QCOW2_AUTOCLEAR_BITMAPS;
+	rc = change_features(q, QCOW2_AT_AUTOCLEAR, &w->autoclear, void_bits, 0);
+	return rc ? rc
+		  : change_features(q, QCOW2_AT_INCOMPATIBLE, &w->incompatible,
+				    QCOW2_INCOMPATIBLE_DIRTY, 0);
 }
 
 int qcow2_prepare(struct qcow2 *q)
@@ -201,6 +206,9 @@ int qcow2_writer_open(struct qcow2 *q, struct error *err)
 	w = calloc(1, sizeof(*w));
 	if (!w)
 		return error_set(err, ENOMEM, "out of memory");
+	w->incompatible = q->header.incompatible;
+	w->autoclear = q->header.autoclear;
+	pthread_mutex_init(&w->feature_lock, NULL);
 	pthread_mutex_init(&w->flush_lock, NULL);
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->claim_ended, NULL);
@@ -232,7 +240,9 @@ void qcow2_writer_free(struct qcow2 *q)
 	free(w->l1_updates.items);
 	free(w->freed.items);
 	free(w->stable.items);
+	free(w->lent.items);
 	qcow2_guard_free(w->guard);
+	pthread_mutex_destroy(&w->feature_lock);
 	pthread_mutex_destroy(&w->flush_lock);
 	pthread_mutex_destroy(&w->lock);
 	pthread_cond_destroy(&w->claim_ended);

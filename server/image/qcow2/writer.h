@@ -64,6 +64,9 @@ struct qcow2_writer {
 	atomic_int broken;    /* negative errno: nothing may be changed any more */
 	struct qcow2_guard *guard;
 
+	pthread_mutex_t feature_lock;     /* for the next line; the last one to be taken */
+	uint64_t incompatible, autoclear; /* the header's, as they are in the file */
+
 	pthread_mutex_t lock; /* for all below */
 	pthread_cond_t claim_ended;
 	struct qcow2_claim *claims;
@@ -77,6 +80,7 @@ struct qcow2_writer {
 	struct qcow2_updates reftable_updates, l1_updates;
 	struct qcow2_freed_list freed;  /* references cleared in memory */
 	struct qcow2_freed_list stable; /* and on disk; waiting for the epoch */
+	struct qcow2_freed_list lent;   /* and that has passed; waiting for sockets */
 };
 
 static inline uint64_t qcow2_host_cluster(const struct qcow2 *q, uint64_t offset)
@@ -94,12 +98,8 @@ int qcow2_prepare(struct qcow2 *q);
 /* Waits until nobody else changes these guest clusters. The lock is held. */
 void qcow2_claim(struct qcow2 *q, struct qcow2_claim *claim, uint64_t first, uint64_t last);
 void qcow2_unclaim(struct qcow2 *q, struct qcow2_claim *claim);
-/* The image contradicts itself: says so, marks it, and stops all writing. Returns -EIO. The lock
- * is held. */
+/* The image contradicts itself: says so, marks it, and stops all writing. Returns -EIO. Blocks. */
 int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t offset);
-/* What an operation returns when qcow2_mapping_of() has failed by rc: an error of the host stays
- * what it is, a broken entry means that the image is corrupt. The lock is held. */
-int qcow2_mapping_failed(struct qcow2 *q, int rc, uint64_t offset);
 int qcow2_updates_add(struct qcow2_updates *updates, uint32_t index, uint64_t value);
 int qcow2_freed_add(struct qcow2_freed_list *list, struct qcow2_freed freed);
 

@@ -130,7 +130,7 @@ static int change_cluster(struct qcow2 *q, uint64_t cluster, uint32_t bits,
 	int rc = qcow2_mapping_of(q, cluster << q->cluster_bits, &old);
 
 	if (rc)
-		return qcow2_mapping_failed(q, rc, cluster << q->cluster_bits);
+		return rc;
 	rc = zero_mapping(q, &old, bits, change, &new);
 	if (rc || is_nothing(q, &old, &new, change))
 		return rc;
