@@ -178,6 +178,8 @@ bool receive_blocked(const struct connection *connection);
 /* The peer is silent: the piece goes to a worker as far as it came, so that a parked connection
  * has no buffer. False: wait for that job. */
 bool receive_release(struct connection *connection);
+/* A piece of a WRITE is back from a worker. */
+void receive_piece_done(struct job *job);
 /* Frees what a payload that never came whole holds. */
 void receive_abandon(struct connection *connection);
 /* May another request be taken now? */
@@ -189,7 +191,8 @@ struct pending *pending_new(const struct connection *connection, const struct nb
 void request_dispatch(struct connection *connection, const struct nbd_request *request);
 /* All of a payload has been taken. */
 void request_payload_done(struct connection *connection);
-/* Writes a piece of the current payload from the connection's thread: 0 or -errno. */
+/* Writes a piece of the current payload from the connection's thread, or leaves it to a worker
+ * where it is zeroes: 0 or -errno. */
 int request_write_inline(struct connection *connection, const uint8_t *bytes, size_t length);
 /* All pieces of a WRITE are back: answers and frees pending. */
 void request_write_done(struct connection *connection, struct pending *pending);

@@ -106,6 +106,8 @@ int export_open(struct export *export, const struct export_config *config, struc
 		return rc;
 	}
 	export->size = window_size(export);
+	if (config->detect_zeroes != DETECT_ZEROES_OFF)
+		zeroes_rule_init(&export->zeroes, config->detect_zeroes, export->image->zero_unit);
 	rc = export_bitmaps_open(export, config, err);
 	if (rc)
 		export_close(export);
@@ -184,6 +186,36 @@ int export_read(struct export *export, void *buffer, uint64_t offset, uint64_t l
 int export_write(struct export *export, const void *buffer, uint64_t offset, uint64_t length)
 {
 	return image_write(export->image, buffer, export->offset + offset, length);
+}
+
+size_t export_next_zeroes(const struct export *export, const uint8_t *bytes, uint64_t offset,
+			  size_t length, bool *zero)
+{
+	*zero = false;
+	if (!export->zeroes.unit)
+		return length;
+	return zeroes_next(&export->zeroes, bytes, export->offset + offset, length, zero);
+}
+
+int export_write_or_zero(struct export *export, const uint8_t *bytes, uint64_t offset,
+			 uint64_t length)
+{
+	int rc = 0;
+
+	/* What can only be written by the driver would get room; zeroes may need none. */
+	if (export->zeroes.unit && export->image->zero_unit && zeroes_all(bytes, length))
+		return export_zero(export, offset, length, export->zeroes.flags);
+	while (length && rc == 0) {
+		bool zero;
+		size_t step = export_next_zeroes(export, bytes, offset, (size_t)length, &zero);
+
+		rc = zero ? export_zero(export, offset, step, export->zeroes.flags)
+			  : export_write(export, bytes, offset, step);
+		bytes += step;
+		offset += step;
+		length -= step;
+	}
+	return rc;
 }
 
 int export_zero(struct export *export, uint64_t offset, uint64_t length, unsigned int flags)

@@ -20,6 +20,7 @@
 #include "image/image.h"
 #include "server.h"
 #include "statistics.h"
+#include "zeroes.h"
 
 struct export
 {
@@ -31,7 +32,8 @@ struct export
 	_Atomic uint64_t size; /* any thread reads it; export_refresh() changes it */
 	bool read_only;
 	struct cache_mode cache;
-	bool multi_conn; /* more than one client at a time is served */
+	struct zeroes_rule zeroes; /* unit 0: written bytes are not looked at */
+	bool multi_conn;           /* more than one client at a time is served */
 	bool allocation_depth;
 	struct image_bitmap **bitmaps;
 	char **bitmap_contexts; /* their names on the wire */
@@ -99,6 +101,13 @@ int export_map(struct export *export, uint64_t offset, uint64_t length, enum map
 	       unsigned int flags, struct extent *extent);
 int export_read(struct export *export, void *buffer, uint64_t offset, uint64_t length);
 int export_write(struct export *export, const void *buffer, uint64_t offset, uint64_t length);
+/* As export_write(); what export_next_zeroes() finds is zeroed instead. */
+int export_write_or_zero(struct export *export, const uint8_t *bytes, uint64_t offset,
+			 uint64_t length);
+/* The length of the first part of the bytes that is to be written, or zeroed (*zero) by
+ * export_zero() with the flags of the rule. */
+size_t export_next_zeroes(const struct export *export, const uint8_t *bytes, uint64_t offset,
+			  size_t length, bool *zero);
 int export_zero(struct export *export, uint64_t offset, uint64_t length, unsigned int flags);
 int export_discard(struct export *export, uint64_t offset, uint64_t length);
 int export_prefetch(struct export *export, uint64_t offset, uint64_t length);

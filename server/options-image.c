@@ -61,6 +61,29 @@ static void apply_discard(const struct image_node *root, enum discard_mode *disc
 			*discard = DISCARD_IGNORE;
 }
 
+static void apply_detect_zeroes(const struct image_node *root, enum detect_zeroes *mode)
+{
+	static const enum detect_zeroes modes[] = {
+		[NODE_ZEROES_OFF] = DETECT_ZEROES_OFF,
+		[NODE_ZEROES_ON] = DETECT_ZEROES_ON,
+		[NODE_ZEROES_UNMAP] = DETECT_ZEROES_UNMAP,
+	};
+
+	while (root && !root->detect_zeroes)
+		root = root->file;
+	if (root)
+		*mode = modes[root->detect_zeroes];
+}
+
+static int check_detect_zeroes(const struct export_config *config, struct error *err)
+{
+	if (config->detect_zeroes != DETECT_ZEROES_UNMAP || config->discard == DISCARD_UNMAP)
+		return 0;
+	return error_set(err, EINVAL,
+			 "setting detect-zeroes to unmap is not allowed without setting discard "
+			 "operation to unmap");
+}
+
 /* A limit stands above the image or between it and its file: both are the way of all requests. */
 static int apply_throttle(const struct image_node *root, const char **group, struct error *err)
 {
@@ -127,7 +150,8 @@ static int apply(struct options *options, struct error *err)
 		rc = check_throttle(options, err);
 	apply_cache(root, &config->cache);
 	apply_discard(root, &config->discard);
-	return rc;
+	apply_detect_zeroes(root, &config->detect_zeroes);
+	return rc ? rc : check_detect_zeroes(config, err);
 }
 
 static int describe(struct options *options, struct error *err)
@@ -149,6 +173,8 @@ int options_image(struct options *options, struct error *err)
 		return error_set(err, EINVAL, "--image-opts and -f are mutually exclusive");
 	if (options->image_opts || description_is_json(config->file))
 		return describe(options, err);
+	if (check_detect_zeroes(config, err) < 0)
+		return -EINVAL;
 	if (!strncmp(config->file, "file:", 5))
 		config->file += 5;
 	if (options->aio == NODE_AIO_NATIVE && !config->cache.direct)

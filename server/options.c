@@ -177,6 +177,23 @@ static int set_discard(struct options *options, const char *value, struct error 
 	return error_set(err, EINVAL, "Invalid discard mode `%s'", value);
 }
 
+static int set_detect_zeroes(struct options *options, const char *value, struct error *err)
+{
+	static const char *const modes[] = {
+		[DETECT_ZEROES_OFF] = "off",
+		[DETECT_ZEROES_ON] = "on",
+		[DETECT_ZEROES_UNMAP] = "unmap",
+	};
+
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
+		if (strcmp(modes[i], value) == 0) {
+			options->server.export_.detect_zeroes = (enum detect_zeroes)i;
+			return 0;
+		}
+	return error_set(err, EINVAL,
+			 "Failed to parse detect_zeroes mode: invalid parameter value: %s", value);
+}
+
 static int set_nocache(struct options *options, const char *value, struct error *err)
 {
 	(void)value;
@@ -299,6 +316,9 @@ static const struct option_row table[] = {
 	CALL(0, "aio", "MODE", set_aio,
 	     "threads, native or io_uring: accepted, the server\n"
 	     "has its own way; native needs --cache=none"),
+	CALL(0, "detect-zeroes", "MODE", set_detect_zeroes,
+	     "off, on, or unmap: zero what is written as zeroes\n"
+	     "(default off; unmap needs --discard=unmap)"),
 
 	HEADING("How to serve:"),
 	CALL('e', "shared", "NUM", set_shared, "clients at a time, 0: any number (default 1)"),
@@ -336,7 +356,6 @@ static const struct option_row table[] = {
 	CALL('h', "help", NULL, set_help, "print this help"),
 	CALL('V', "version", NULL, set_version, "print the version"),
 
-	LATER(0, "detect-zeroes", "MODE"),
 	LATER(0, "selinux-label", "LABEL"),
 };
 /* clang-format on */
@@ -455,11 +474,11 @@ int options_parse(struct options *options, int argc, char **argv, struct error *
 			return 0;
 	}
 	options->server.export_.file = optind < argc ? argv[optind] : NULL;
-	if (options_check(options, argc - optind, err) < 0)
-		return -EINVAL;
 	/* Nobody wants to keep room in a file that will vanish. */
 	if (options->server.export_.snapshot && !options->discard_given)
 		options->server.export_.discard = DISCARD_UNMAP;
+	if (options_check(options, argc - optind, err) < 0)
+		return -EINVAL;
 	if (options->auto_read_only)
 		options->server.export_.access = IMAGE_AUTO_READ_ONLY;
 	if (options->read_only || options->server.export_.load_snapshot)

@@ -16,6 +16,16 @@
 /* Pieces end at pages, so that no page is written in two halves. */
 enum { PIECE_ALIGN = 4096 };
 
+/* Where pieces end: also at the units in which zeroes are looked for, within limit. */
+static uint32_t piece_align(const struct connection *connection, uint32_t limit)
+{
+	const struct zeroes_rule *rule = &connection->export_->zeroes;
+
+	if (!rule->unit)
+		return PIECE_ALIGN;
+	return min_of(max_of(rule->unit, rule->run_min), limit);
+}
+
 bool receive_in_payload(const struct connection *connection)
 {
 	return connection->payload.mode != PAYLOAD_NONE;
@@ -25,10 +35,11 @@ bool receive_in_payload(const struct connection *connection)
 
 static void run_write(struct job *job)
 {
-	job->result = export_write(job->connection->export_, job->buffer, job->offset, job->length);
+	job->result = export_write_or_zero(job->connection->export_, job->buffer, job->offset,
+					   job->length);
 }
 
-static void done_write(struct job *job)
+void receive_piece_done(struct job *job)
 {
 	struct pending *pending = job->pending;
 
@@ -48,12 +59,12 @@ static bool begin_piece(struct connection *connection)
 	struct job *job;
 
 	if (length < payload->left)
-		length -= end % PIECE_ALIGN;
+		length -= end % piece_align(connection, JOB_PIECE / 2);
 	job = connection_job_new(connection, length);
 	if (!job)
 		return false;
 	job->run = run_write;
-	job->done = done_write;
+	job->done = receive_piece_done;
 	job->pending = payload->pending;
 	job->offset = payload->position;
 	job->length = length;
@@ -97,11 +108,12 @@ static void payload_advance(struct connection *connection, uint64_t length)
 static size_t take_inline(struct connection *connection, const uint8_t *bytes, size_t length)
 {
 	struct payload *payload = &connection->payload;
+	uint32_t align = piece_align(connection, ZEROES_PIECE_MAX);
 
 	if (length >= payload->left)
 		length = (size_t)payload->left;
-	else if (length > PIECE_ALIGN)
-		length -= (payload->position + length) % PIECE_ALIGN;
+	else if (length > align)
+		length -= (payload->position + length) % align;
 	else
 		return 0; /* wait for a page's worth */
 	if (!payload->error)

@@ -132,6 +132,15 @@ void request_dispatch(struct connection *connection, const struct nbd_request *r
 	commands[request->type].begin(connection, request);
 }
 
+static void end_pieces(struct connection *connection, struct payload *payload)
+{
+	if (payload->error)
+		payload->pending->error = payload->error;
+	payload->pending->whole = true;
+	if (!payload->pending->pieces)
+		request_write_done(connection, payload->pending);
+}
+
 void request_payload_done(struct connection *connection)
 {
 	struct payload *payload = &connection->payload;
@@ -141,12 +150,13 @@ void request_payload_done(struct connection *connection)
 	connection->statistics.began = payload->began;
 	switch (payload->mode) {
 	case PAYLOAD_JOBS:
-		payload->pending->whole = true;
-		if (!payload->pending->pieces)
-			request_write_done(connection, payload->pending);
+		end_pieces(connection, payload);
 		break;
 	case PAYLOAD_INLINE:
-		if (!payload->error && export_wants_stable(connection->export_, request->flags))
+		if (payload->pending) /* parts of it are zeroes that a worker makes */
+			end_pieces(connection, payload);
+		else if (!payload->error &&
+			 export_wants_stable(connection->export_, request->flags))
 			begin_flush(connection, request);
 		else
 			reply_status(connection, request, payload->error);
@@ -319,6 +329,10 @@ static bool write_may_run_inline(const struct connection *connection,
 
 	if (clock_now() < connection->inline_after)
 		return false;
+	/* Zeroes of large units are found in large pieces only. */
+	if (connection->export_->zeroes.unit > ZEROES_PIECE_MAX &&
+	    request->length >= connection->export_->zeroes.unit)
+		return false;
 	if (export_map(connection->export_, request->offset, request->length, MAP_OVERWRITE,
 		       MAP_NOWAIT, extent) ||
 	    extent->kind != EXTENT_FILE || extent->length < request->length)
@@ -345,14 +359,64 @@ static void begin_write(struct connection *connection, const struct nbd_request 
 		expect_payload(connection, request, PAYLOAD_DISCARD, -ENOMEM);
 }
 
-int request_write_inline(struct connection *connection, const uint8_t *bytes, size_t length)
+static int write_inline(struct connection *connection, const uint8_t *bytes, uint64_t offset,
+			size_t length)
 {
 	uint64_t began = clock_now(), ended;
-	int rc = export_write(connection->export_, bytes, connection->payload.position, length);
+	int rc = export_write(connection->export_, bytes, offset, length);
 
 	ended = clock_now();
 	if (ended - began > WRITE_SLOW)
 		connection->inline_after = ended + WRITE_BACKOFF;
+	return rc;
+}
+
+static void run_zero_piece(struct job *job)
+{
+	job->result = export_zero(job->connection->export_, job->offset, job->length, job->flags);
+}
+
+/* Zeroing may block. False: no job can be had now. */
+static bool submit_zeroes(struct connection *connection, uint64_t offset, size_t length)
+{
+	struct payload *payload = &connection->payload;
+	struct job *job = connection_job_new(connection, 0);
+
+	if (!job)
+		return false;
+	if (!payload->pending)
+		payload->pending = pending_new(connection, &payload->request);
+	if (!payload->pending) {
+		connection_job_free(connection, job);
+		return false;
+	}
+	payload->pending->began = payload->began;
+	payload->pending->pieces++;
+	job->pending = payload->pending;
+	job->run = run_zero_piece;
+	job->done = receive_piece_done;
+	job->offset = offset;
+	job->length = length;
+	job->flags = connection->export_->zeroes.flags;
+	connection_job_submit(connection, job);
+	return true;
+}
+
+int request_write_inline(struct connection *connection, const uint8_t *bytes, size_t length)
+{
+	uint64_t offset = connection->payload.position;
+	int rc = 0;
+
+	while (length && rc == 0) {
+		bool zero;
+		size_t step = export_next_zeroes(connection->export_, bytes, offset, length, &zero);
+
+		if (!zero || !submit_zeroes(connection, offset, step))
+			rc = write_inline(connection, bytes, offset, step);
+		bytes += step;
+		offset += step;
+		length -= step;
+	}
 	return rc;
 }
 

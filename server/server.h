@@ -32,6 +32,13 @@ enum discard_mode {
 	DISCARD_UNMAP,  /* it is given back */
 };
 
+/* What becomes of written bytes that are all zeroes (--detect-zeroes). */
+enum detect_zeroes {
+	DETECT_ZEROES_OFF,   /* they are written */
+	DETECT_ZEROES_ON,    /* the place is zeroed, and stays allocated if it was */
+	DETECT_ZEROES_UNMAP, /* the place becomes a hole; with DISCARD_UNMAP only */
+};
+
 /* What an acknowledged write means, and whether the host's page cache is used (--cache). */
 struct cache_mode {
 	bool direct;        /* around the page cache (O_DIRECT) */
@@ -61,6 +68,7 @@ struct export_config {
 	enum image_access access;
 	struct cache_mode cache;
 	enum discard_mode discard;
+	enum detect_zeroes detect_zeroes;
 	/* -P: the window is this partition; text NULL: it begins at offset. */
 	struct partition_choice partition;
 };

@@ -635,6 +635,18 @@ static int last_hole(const struct hostfile *file, uint64_t offset, uint64_t *len
 	return 0;
 }
 
+uint64_t hostfile_hole(struct hostfile *file, uint64_t offset, uint64_t length)
+{
+	off_t at = place(file, offset), data;
+
+	if (file->is_block)
+		return 0;
+	data = lseek(file->fd, at, SEEK_DATA);
+	if (data < 0)
+		return errno == ENXIO ? length : 0;
+	return min_of((uint64_t)(data - at), length);
+}
+
 static int find_extent(struct hostfile *file, uint64_t offset, uint64_t *length, bool *hole)
 {
 	off_t at = place(file, offset), data, end;

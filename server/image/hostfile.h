@@ -128,6 +128,10 @@ int hostfile_sync(struct hostfile *file);
 /* Starts reading the range into memory. */
 int hostfile_prefetch(struct hostfile *file, uint64_t offset, uint64_t length);
 
+/* How much of the range, from its begin on, is a hole; 0 where the host cannot tell. Cheaper than
+ * hostfile_extent(), which looks for the end of data. May block. */
+uint64_t hostfile_hole(struct hostfile *file, uint64_t offset, uint64_t length);
+
 /*
  * The run of data or hole at offset: *length bytes from offset on are all data, or all hole.
  * length on entry bounds the answer. Where the host cannot tell all is data. May block.

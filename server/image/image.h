@@ -121,8 +121,10 @@ struct image {
 	unsigned int depth;         /* overlays above it */
 	_Atomic uint64_t size;      /* bytes that a guest sees; image_refresh() changes it */
 	bool read_only;
-	bool probed; /* the format is what the file looks like, nobody said so */
-	void *state; /* the driver's */
+	uint32_t zero_unit; /* so many bytes at least, and aligned, are zeroed by the mapping; 0:
+			     * zeroes are the host file's */
+	bool probed;        /* the format is what the file looks like, nobody said so */
+	void *state;        /* the driver's */
 };
 
 extern const struct image_driver image_driver_raw;

@@ -23,6 +23,7 @@ enum {
 	GRANULE_SHIFT = 18, /* 256 KiB: a bit map of 512 KiB for a disk of 1 TiB */
 	WORD_BITS = 64,
 	GUARDED = 512, /* bytes that a probe looks at */
+	SMALL_ZERO = 1 << 20,
 };
 /* Beyond 64 TiB nothing is remembered; the bit map up to there takes 32 MiB where it is used. */
 #define GRANULES_MAX (UINT64_C(1) << 28)
@@ -190,9 +191,17 @@ static int raw_write(struct image *image, const void *buffer, uint64_t offset, u
 	return rc;
 }
 
-/* Zeroes where there is data. */
+/* Zeroes where there is data; in small ranges also what follows it, because the end of data can be
+ * far behind, and some file systems look at each page on the way. */
 static int zero_data(struct image *image, uint64_t offset, uint64_t length, unsigned int flags)
 {
+	if (length <= SMALL_ZERO) {
+		uint64_t hole = hostfile_hole(image->file, offset, length);
+
+		if (hole == length)
+			return 0;
+		return hostfile_zero(image->file, offset + hole, length - hole, flags);
+	}
 	while (length) {
 		uint64_t step = length;
 		bool hole;

@@ -163,7 +163,10 @@ static int run_flows(const struct load_options *options, struct load_result *sum
 		open += !rc;
 	}
 	if (!rc) {
-		load_pattern_fill(block, 0, options->block_size);
+		if (options->zeroes)
+			memset(block, 0, options->block_size);
+		else
+			load_pattern_fill(block, 0, options->block_size);
 		divide_work(options, sessions, block, shares);
 		rc = run_shares(shares, options->threads, sum);
 		*seconds = (double)(sum->finished - shares->began) / CLOCK_SECOND;
@@ -318,6 +321,7 @@ static const char usage_text[] =
 	"  --hot-bytes N --hot-percent P   P of 100 requests go to the first N bytes\n"
 	"  --simple         do not ask for structured replies\n"
 	"  --verify         the data must be, and stays, the pattern of --op image\n"
+	"  --zeroes         write zeroes\n"
 	"  --seed N         another order of the scattered requests\n";
 
 enum option_kind { OPTION_TEXT, OPTION_SIZE, OPTION_NUMBER, OPTION_FLAG, OPTION_OTHER };
@@ -412,6 +416,7 @@ static int parse_options(struct load_options *options, int argc, char **argv)
 		{"hot-percent", OPTION_NUMBER, &options->hot_percent},
 		{"simple", OPTION_FLAG, &options->simple},
 		{"verify", OPTION_FLAG, &options->verify},
+		{"zeroes", OPTION_FLAG, &options->zeroes},
 		{"seed", OPTION_SIZE, &options->seed},
 	};
 	enum { ROWS = sizeof(rows) / sizeof(rows[0]) };

@@ -42,6 +42,7 @@ struct load_options {
 	bool sequential;
 	bool simple; /* do not ask for structured replies */
 	bool verify;
+	bool zeroes; /* what is written */
 };
 
 struct load_session {

@@ -21,6 +21,7 @@ from qcow2disk import SCRATCH, Disk, check_same, parts_of, plain_row, title, too
 
 KEEPING = ("-t", "-e", "0", "-f", "qcow2")
 WRITABLE = KEEPING + ("--discard=unmap",)
+DETECTING = (WRITABLE + ("--detect-zeroes=unmap",), KEEPING + ("--detect-zeroes=on",), KEEPING)
 
 
 class Model:
@@ -51,6 +52,10 @@ class Model:
         flags = FUA if self.chance.random() < 0.1 else 0
         if kind == "write":
             data = self.chance.randbytes(min(length, 4096)) * (length // 4096 + 1)
+            if self.chance.random() < 0.4:
+                data = bytes(length)
+            elif self.chance.random() < 0.3:
+                data = data[:length // 4] + bytes(length // 2) + data
             request = client.write(offset, data[:length], flags)
             self.bytes[offset:offset + length] = data[:length]
         elif kind == "trim":
@@ -107,7 +112,7 @@ def in_turns(disk):
     model = Model(disk)
     turn(disk, model, 60)
     qemu_turn(disk, model)
-    turn(disk, model, 40, KEEPING)
+    turn(disk, model, 40, model.chance.choice(DETECTING))
     if before is not None:
         check(disk.content("before") == before, f"{title(row)}: the snapshot changed")
     if row["data_file"] == "raw":
@@ -240,6 +245,29 @@ def test_discard_ignored():
             check(not client.write(0, b"x" * MIB).error and not client.flush().error, "and again")
             check(os.stat(disk.path).st_blocks <= after + 512, "its clusters were not kept")
         disk.check()
+
+
+def test_detect_zeroes():
+    """Zeroes that are written take no clusters, and with `unmap' they free those that are there."""
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        for options, frees in zip(DETECTING, (True, False)):
+            disk = Disk(directory, plain_row(backing="raw"))
+            with Server(image=disk.path, defaults=options) as server:
+                client = server.client()
+                before = os.stat(disk.path).st_blocks
+                for length in (4096, 65536, disk.size):
+                    check(not client.write(0, bytes(length)).error, "zeroes")
+                check(not client.flush().error, "flush")
+                check(os.stat(disk.path).st_blocks <= before + 512, "zeroes took room")
+                check(not client.write(0, b"w" * 2 * MIB).error and not client.flush().error, "data")
+                full = os.stat(disk.path).st_blocks
+                check(not client.write(0, bytes(2 * MIB)).error, "zeroes")
+                for _ in range(2):  # what is free is punched after it has left the disk
+                    check(not client.flush().error, "flush")
+                now = os.stat(disk.path).st_blocks
+                check(now < full - 2048 if frees else now >= full, f"{options}: {full}, then {now}")
+                check(not any(client.data(0, disk.size)), "content")
+            disk.check()
 
 
 def test_autoclear_bits():

@@ -145,21 +145,34 @@ END_TEST
 static const struct {
 	const char *line;
 	enum discard_mode mode;
+	enum detect_zeroes detect;
 } discards[] = {
-	{"hawserd a", DISCARD_IGNORE},
-	{"hawserd --discard=ignore a", DISCARD_IGNORE},
-	{"hawserd --discard=off a", DISCARD_IGNORE},
-	{"hawserd --discard=unmap a", DISCARD_UNMAP},
-	{"hawserd --discard=on a", DISCARD_UNMAP},
-	{"hawserd -s a", DISCARD_UNMAP},
-	{"hawserd --discard=ignore -s a", DISCARD_IGNORE},
-	{"hawserd -s --discard=on a", DISCARD_UNMAP},
+	{"hawserd a", DISCARD_IGNORE, DETECT_ZEROES_OFF},
+	{"hawserd --discard=ignore a", DISCARD_IGNORE, DETECT_ZEROES_OFF},
+	{"hawserd --discard=off a", DISCARD_IGNORE, DETECT_ZEROES_OFF},
+	{"hawserd --discard=unmap a", DISCARD_UNMAP, DETECT_ZEROES_OFF},
+	{"hawserd --discard=on a", DISCARD_UNMAP, DETECT_ZEROES_OFF},
+	{"hawserd -s a", DISCARD_UNMAP, DETECT_ZEROES_OFF},
+	{"hawserd --discard=ignore -s a", DISCARD_IGNORE, DETECT_ZEROES_OFF},
+	{"hawserd -s --discard=on a", DISCARD_UNMAP, DETECT_ZEROES_OFF},
+	{"hawserd --detect-zeroes=on a", DISCARD_IGNORE, DETECT_ZEROES_ON},
+	{"hawserd --detect-zeroes=on --detect-zeroes=off a", DISCARD_IGNORE, DETECT_ZEROES_OFF},
+	{"hawserd --detect-zeroes=unmap --discard=unmap a", DISCARD_UNMAP, DETECT_ZEROES_UNMAP},
+	{"hawserd --discard=on --detect-zeroes=unmap a", DISCARD_UNMAP, DETECT_ZEROES_UNMAP},
+	{"hawserd -s --detect-zeroes=unmap a", DISCARD_UNMAP, DETECT_ZEROES_UNMAP},
+	{"hawserd --image-opts driver=qcow2,discard=unmap,detect-zeroes=unmap,file=a",
+	 DISCARD_UNMAP, DETECT_ZEROES_UNMAP},
+	{"hawserd --detect-zeroes=on --image-opts driver=raw,file.filename=a", DISCARD_IGNORE,
+	 DETECT_ZEROES_ON},
+	{"hawserd --detect-zeroes=on --image-opts driver=raw,detect-zeroes=off,file.filename=a",
+	 DISCARD_IGNORE, DETECT_ZEROES_OFF},
 };
 
 START_TEST(test_discard)
 {
 	ck_assert_int_eq(parse(discards[_i].line), 0);
 	ck_assert_int_eq(options.server.export_.discard, discards[_i].mode);
+	ck_assert_int_eq(options.server.export_.detect_zeroes, discards[_i].detect);
 }
 END_TEST
 
@@ -274,7 +287,15 @@ static const struct {
 	{"hawserd --discard=x a", "Invalid discard mode `x'"},
 	{"hawserd --discard=on --discard=off a", "--discard can only be specified once"},
 	{"hawserd -L --discard=off", "List mode is incompatible with per-device settings"},
-	{"hawserd --detect-zeroes=on a", "option '--detect-zeroes' is not available"},
+	{"hawserd --detect-zeroes=x a",
+	 "Failed to parse detect_zeroes mode: invalid parameter value: x"},
+	{"hawserd --detect-zeroes=unmap a",
+	 "setting detect-zeroes to unmap is not allowed without setting discard operation to "
+	 "unmap"},
+	{"hawserd --discard=off --detect-zeroes=unmap -s a", "setting detect-zeroes to unmap is"},
+	{"hawserd --image-opts detect-zeroes=unmap,driver=raw,file.filename=a",
+	 "Failed to blk_new_open 'detect-zeroes=unmap,driver=raw,file.filename=a': setting "
+	 "detect-zeroes to unmap is"},
 	{"hawserd --image-opts driver=raw",
 	 "Failed to blk_new_open 'driver=raw': A block device must be specified for \"file\""},
 	{"hawserd --image-opts -f raw driver=raw", "--image-opts and -f are mutually exclusive"},

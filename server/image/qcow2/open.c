@@ -268,6 +268,7 @@ static int qcow2_open(struct image *image, struct error *err)
 	if (!q->data)
 		q->data = q->file;
 	image->state = q;
+	image->zero_unit = UINT32_C(1) << q->subcluster_bits;
 	return 0;
 }
 
