@@ -12,6 +12,7 @@
 
 #include "command.h"
 #include "common/clock.h"
+#include "relay.h"
 
 enum {
 	/* TCP itself gives a dead peer up before the kernel's request timer does. */
@@ -69,13 +70,13 @@ static int open_first(struct attach_links *links, const char *uri, const struct 
 }
 
 /* C28: a device with two sizes or two sets of rights would be nonsense. */
-static int open_further(struct attach_links *links, const struct nbd_export_info *first,
-			struct error *err)
+static int open_further(struct attach_links *links, const char *uri,
+			const struct nbd_export_info *first, struct error *err)
 {
 	struct nbd_export_info info;
 	size_t number = links->count++;
 	struct session *session = &links->sessions[number];
-	int status = enter(session, links->uri, &info, err);
+	int status = enter(session, uri, &info, err);
 
 	if (status == COMMAND_OK && (info.size != first->size || info.flags != first->flags)) {
 		error_set(err, EPROTO,
@@ -87,6 +88,30 @@ static int open_further(struct attach_links *links, const struct nbd_export_info
 	}
 	nbd_export_info_clear(&info);
 	return status;
+}
+
+/* The kernel cannot encrypt: a process does it, and the kernel gets the other end of a pair. */
+static int relay_links(struct attach_links *links, struct error *err)
+{
+	struct transport *transports[DEVICE_SOCKETS_MAX];
+
+	for (size_t i = 0; i < links->count; i++)
+		transports[i] = &links->sessions[i].transport;
+	if (relay_start_process(transports, links->count, links->sockets, err))
+		return COMMAND_FAILED;
+	/* What is to be said to the server now goes through the relay. */
+	for (size_t i = 0; i < links->count; i++)
+		transport_init_plain(transports[i], links->sockets[i]);
+	return COMMAND_OK;
+}
+
+static int collect_sockets(struct attach_links *links, struct error *err)
+{
+	if (links->sessions[0].uri.tls)
+		return relay_links(links, err);
+	for (size_t i = 0; i < links->count; i++)
+		links->sockets[i] = links->sessions[i].transport.fd;
+	return COMMAND_OK;
 }
 
 int attach_links_open(struct attach_links *links, const char *uri, const struct attach_wish *wish,
@@ -103,10 +128,10 @@ int attach_links_open(struct attach_links *links, const char *uri, const struct 
 	}
 	status = open_first(links, uri, wish, plan, &first, err);
 	while (status == COMMAND_OK && links->count < wish->connections)
-		status = open_further(links, &first, err);
+		status = open_further(links, uri, &first, err);
 	nbd_export_info_clear(&first);
-	for (size_t i = 0; status == COMMAND_OK && i < links->count; i++)
-		links->sockets[i] = links->sessions[i].transport.fd;
+	if (status == COMMAND_OK)
+		status = collect_sockets(links, err);
 	return status;
 }
 

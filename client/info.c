@@ -127,8 +127,11 @@ static void print_text(const struct session *session, const struct nbd_export_in
 	print_field("flags", text);
 	print_block_sizes(info);
 	print_contexts(info);
-	print_field("protocol", handshake->structured ? "newstyle, structured replies, no TLS"
-						      : "newstyle, simple replies, no TLS");
+	snprintf(text, sizeof(text), "newstyle, %s replies, %s%s%s",
+		 handshake->structured ? "structured" : "simple",
+		 tls_is_on(handshake->transport) ? tls_version(handshake->transport) : "no TLS",
+		 tls_is_on(handshake->transport) ? " " : "", tls_cipher(handshake->transport));
+	print_field("protocol", text);
 }
 
 static void print_json(const struct session *session, const struct nbd_export_info *info)

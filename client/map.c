@@ -12,6 +12,8 @@
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/dial.h"
+#include "credentials.h"
+#include "relay.h"
 #include "common/nbd-protocol.h"
 #include "common/printable.h"
 #include "common/size.h"
@@ -21,6 +23,7 @@
 
 struct walk {
 	struct nbd_handle *nbd;
+	struct relay_thread relay;
 	const char *name; /* of the context */
 	uint64_t timeout;
 	uint64_t size;
@@ -104,6 +107,46 @@ static uint32_t known_bits(const char *name, uint32_t type)
 						    : type & (NBD_STATE_HOLE | NBD_STATE_ZERO);
 }
 
+/* Our own TLS, so that the library's idea of whom to trust is none of our worries. */
+static int secure_socket(struct walk *walk, struct tls_creds *creds, const struct nbd_uri *uri,
+			 uint64_t deadline, int *fd, struct error *err)
+{
+	struct client_handshake handshake;
+	struct transport transport;
+	int socket, rc = dial_uri(uri, deadline, &socket, err);
+
+	if (rc)
+		return rc;
+	transport_init_plain(&transport, socket);
+	rc = client_handshake_start(&handshake, &transport, deadline, err);
+	if (!rc)
+		rc = client_handshake_tls(&handshake, creds, credentials_host(uri), err);
+	if (!rc)
+		rc = relay_start_thread(&walk->relay, &handshake, fd, err);
+	transport_close(&transport, TRANSPORT_CLOSE_DROP);
+	return rc;
+}
+
+static int open_socket(struct walk *walk, const struct nbd_uri *uri, uint64_t deadline, int *fd,
+		       struct error *err)
+{
+	struct tls_creds *creds = NULL;
+	int rc;
+
+	if (!uri->tls)
+		return dial_uri(uri, deadline, fd, err);
+	rc = credentials_load(uri, &creds, err);
+	if (!rc)
+		rc = secure_socket(walk, creds, uri, deadline, fd, err);
+	tls_creds_free(creds);
+	return rc;
+}
+
+static void end_walk(struct walk *walk)
+{
+	relay_finish_thread(&walk->relay);
+}
+
 static int open_handle(struct walk *walk, const struct nbd_uri *uri, struct error *err)
 {
 	static const char what[] = "cannot read the map";
@@ -111,7 +154,7 @@ static int open_handle(struct walk *walk, const struct nbd_uri *uri, struct erro
 		walk->timeout ? clock_now() + walk->timeout * CLOCK_SECOND : CLOCK_NEVER;
 	AUTO_CLOSE int fd = -1;
 	int64_t size;
-	int rc = dial_uri(uri, deadline, &fd, err);
+	int rc = open_socket(walk, uri, deadline, &fd, err);
 
 	if (rc)
 		return rc;
@@ -193,7 +236,8 @@ int map_walk(const struct nbd_uri *uri, const char *name, uint64_t timeout, map_
 	     void *context, struct error *err)
 {
 	__attribute__((cleanup(close_handle))) struct nbd_handle *nbd = NULL;
-	struct walk walk = {.name = name, .timeout = timeout, .visit = visit, .context = context};
+	__attribute__((cleanup(end_walk))) struct walk walk = {
+		.name = name, .timeout = timeout, .visit = visit, .context = context};
 	int rc = open_handle(&walk, uri, err);
 
 	nbd = walk.nbd;

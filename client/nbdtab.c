@@ -37,6 +37,8 @@ struct place {
 	struct slice host, export_name;
 	int64_t port;
 	bool is_unix;
+	bool tls; /* also when one of these is there: */
+	struct slice ca_file, certificate_file, key_file, tls_hostname, priority;
 };
 
 struct line {
@@ -49,6 +51,7 @@ enum option_kind {
 	OPTION_FLAG,
 	OPTION_NUMBER,
 	OPTION_NAME,
+	OPTION_TEXT,
 	OPTION_FULFILLED, /* what it asks for is so without it */
 	OPTION_IGNORED,
 	OPTION_REFUSED,
@@ -79,12 +82,12 @@ static const struct option options[] = {
 	{"name", OPTION_NAME, .target = 0},
 	{"persist", OPTION_IGNORED, .target = 0},
 	{"preinit", OPTION_REFUSED, .target = 0},
-	{"tls", OPTION_REFUSED, .target = 0},
-	{"certfile", OPTION_REFUSED, .target = 0},
-	{"keyfile", OPTION_REFUSED, .target = 0},
-	{"cacertfile", OPTION_REFUSED, .target = 0},
-	{"tlshostname", OPTION_REFUSED, .target = 0},
-	{"priority", OPTION_REFUSED, .target = 0},
+	{"tls", OPTION_FLAG, PLACE(tls)},
+	{"certfile", OPTION_TEXT, PLACE(certificate_file)},
+	{"keyfile", OPTION_TEXT, PLACE(key_file)},
+	{"cacertfile", OPTION_TEXT, PLACE(ca_file)},
+	{"tlshostname", OPTION_TEXT, PLACE(tls_hostname)},
+	{"priority", OPTION_TEXT, PLACE(priority)},
 };
 
 #define SLICE_ARGS(slice) (int)min_of((slice).length, (size_t)200), (slice).at
@@ -189,7 +192,7 @@ static void put_tcp(FILE *out, const struct place *place)
 	struct slice host = place->host;
 	bool bare_ipv6 = host.at[0] != '[' && slice_find(host, ':');
 
-	fputs(bare_ipv6 ? "nbd://[" : "nbd://", out);
+	fprintf(out, "nbd%s://%s", place->tls ? "s" : "", bare_ipv6 ? "[" : "");
 	put_escaped(out, host, ":[]");
 	fputs(bare_ipv6 ? "]" : "", out);
 	if (place->port != NBDTAB_UNSET)
@@ -200,10 +203,37 @@ static void put_tcp(FILE *out, const struct place *place)
 
 static void put_unix(FILE *out, const struct place *place)
 {
-	fputs("nbd+unix:///", out);
+	fprintf(out, "nbd%s+unix:///", place->tls ? "s" : "");
 	put_escaped(out, place->export_name, "/");
 	fputs("?socket=", out);
 	put_escaped(out, place->host, "/");
+}
+
+/* The files that nbd-client's options name, as parameters of the URI. */
+static void put_tls(FILE *out, const struct place *place)
+{
+	const struct {
+		const char *parameter;
+		struct slice value;
+	} parameters[] = {
+		{"x-tls-ca-file", place->ca_file},
+		/* As with nbd-client, one of the two may hold both. */
+		{"x-tls-certificate-file",
+		 place->certificate_file.length ? place->certificate_file : place->key_file},
+		{"x-tls-key-file",
+		 place->key_file.length ? place->key_file : place->certificate_file},
+		{"tls-hostname", place->tls_hostname},
+		{"x-tls-priority", place->priority},
+	};
+	char before = place->is_unix ? '&' : '?';
+
+	for (size_t i = 0; place->tls && i < sizeof(parameters) / sizeof(parameters[0]); i++) {
+		if (!parameters[i].value.length)
+			continue;
+		fprintf(out, "%c%s=", before, parameters[i].parameter);
+		put_escaped(out, parameters[i].value, "/:+.");
+		before = '&';
+	}
 }
 
 static int place_to_uri(struct line *line, bool is_uri)
@@ -220,6 +250,8 @@ static int place_to_uri(struct line *line, bool is_uri)
 		put_unix(out, place);
 	else
 		put_tcp(out, place);
+	if (!is_uri)
+		put_tls(out, place);
 	if (fclose(out))
 		return error_set_errno(line->err, ENOMEM, "line %u", line->entry->line);
 	return 0;
@@ -297,6 +329,10 @@ static int option_store(struct line *line, const struct option *option, struct s
 				     (int64_t *)(void *)(base + option->target));
 	case OPTION_NAME:
 		return option_name(line, value);
+	case OPTION_TEXT:
+		*(struct slice *)(void *)(base + option->target) = value;
+		line->place.tls |= option->target != offsetof(struct place, priority);
+		return 0;
 	case OPTION_FULFILLED:
 		return 0;
 	case OPTION_IGNORED:

@@ -29,7 +29,7 @@ struct nbdtab_entry {
 	int64_t dead_timeout; /* dead-timeout=, seconds */
 	bool read_only;       /* readonly */
 	/* Names of options, comma separated, for the message to the user. */
-	char *refused; /* known, not supported yet, and wrong to ignore (TLS, preinit) */
+	char *refused; /* known, not supported yet, and wrong to ignore (preinit) */
 	char *ignored; /* known, without effect yet (persist, no_optgo) */
 	char *unknown; /* not known; names that start with _ are not listed */
 };

@@ -43,7 +43,7 @@ void output_json_protocol(struct json *json, const struct client_handshake *hand
 	json_string(json, "protocol",
 		    handshake->client_flags & NBD_FLAG_FIXED_NEWSTYLE ? "newstyle-fixed"
 								      : "newstyle");
-	json_bool(json, "TLS", false);
+	json_bool(json, "TLS", tls_is_on(handshake->transport));
 	json_bool(json, "structured", handshake->structured);
 }
 

@@ -10,6 +10,7 @@
 #include "common/dial.h"
 #include "common/log.h"
 #include "common/printable.h"
+#include "credentials.h"
 
 static int read_uri(struct session *session, const char *text, struct error *err)
 {
@@ -23,28 +24,48 @@ static int read_uri(struct session *session, const char *text, struct error *err
 	if (session->uri.unknown)
 		log_warning("ignoring what the URI says of %s: no such parameter",
 			    session->uri.unknown);
-	if (session->uri.tls) {
-		error_set(err, ENOTSUP, "%s demands TLS (nbds://), which this build cannot speak",
-			  text);
-		return COMMAND_NOT_POSSIBLE;
-	}
 	return COMMAND_OK;
+}
+
+static int secure(struct session *session, struct tls_creds *creds, struct error *err)
+{
+	if (!creds)
+		return 0;
+	return client_handshake_tls(&session->handshake, creds, credentials_host(&session->uri),
+				    err);
+}
+
+static int talk(struct session *session, struct tls_creds *creds, uint64_t deadline,
+		struct error *err)
+{
+	int fd, rc;
+
+	if (dial_uri(&session->uri, deadline, &fd, err))
+		return COMMAND_UNREACHABLE;
+	transport_init_plain(&session->transport, fd);
+	rc = client_handshake_start(&session->handshake, &session->transport, deadline, err);
+	if (!rc)
+		rc = secure(session, creds, err);
+	return rc ? session_fault(session, rc, err) : COMMAND_OK;
 }
 
 int session_open(struct session *session, const char *text, uint64_t timeout, struct error *err)
 {
 	uint64_t deadline = timeout ? clock_now() + timeout * CLOCK_SECOND : CLOCK_NEVER;
-	int fd, rc, status;
+	struct tls_creds *creds = NULL;
+	int status, rc;
 
 	*session = (struct session)SESSION_INIT;
 	status = read_uri(session, text, err);
 	if (status != COMMAND_OK)
 		return status;
-	if (dial_uri(&session->uri, deadline, &fd, err))
-		return COMMAND_UNREACHABLE;
-	transport_init_plain(&session->transport, fd);
-	rc = client_handshake_start(&session->handshake, &session->transport, deadline, err);
-	return rc ? session_fault(session, rc, err) : COMMAND_OK;
+	/* Keys first: no server is bothered for nothing. */
+	rc = session->uri.tls ? credentials_load(&session->uri, &creds, err) : 0;
+	if (rc)
+		return rc == -EINVAL ? COMMAND_USAGE : COMMAND_FAILED;
+	status = talk(session, creds, deadline, err);
+	tls_creds_free(creds);
+	return status;
 }
 
 static const struct {
@@ -54,6 +75,7 @@ static const struct {
 	{ENOENT, COMMAND_REFUSED},        {ENOKEY, COMMAND_REFUSED},
 	{EACCES, COMMAND_REFUSED},        {EOPNOTSUPP, COMMAND_REFUSED},
 	{EINVAL, COMMAND_REFUSED},        {E2BIG, COMMAND_REFUSED},
+	{EKEYREJECTED, COMMAND_REFUSED},  {ECONNABORTED, COMMAND_REFUSED},
 	{ESHUTDOWN, COMMAND_REFUSED},     {ECONNRESET, COMMAND_UNREACHABLE},
 	{ETIMEDOUT, COMMAND_UNREACHABLE}, {EPROTO, COMMAND_PROTOCOL},
 };

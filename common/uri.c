@@ -195,6 +195,10 @@ static const struct parameter parameters[] = {
 	{"tls-hostname", offsetof(struct nbd_uri, tls_hostname)},
 	{"tls-certificates", offsetof(struct nbd_uri, tls_certificates)},
 	{"tls-psk-file", offsetof(struct nbd_uri, tls_psk_file)},
+	{"x-tls-ca-file", offsetof(struct nbd_uri, tls_ca_file)},
+	{"x-tls-certificate-file", offsetof(struct nbd_uri, tls_certificate_file)},
+	{"x-tls-key-file", offsetof(struct nbd_uri, tls_key_file)},
+	{"x-tls-priority", offsetof(struct nbd_uri, tls_priority)},
 };
 
 static int parse_verify(struct span value, struct nbd_uri *uri, struct error *err)
@@ -339,6 +343,20 @@ static int check_tcp(struct span authority, struct nbd_uri *uri, struct error *e
 	return parse_host_port(authority, uri, err);
 }
 
+/* Who speaks of keys means encryption; going on without would be the worst answer. */
+static int check_clear(const struct nbd_uri *uri, struct error *err)
+{
+	if (uri->tls ||
+	    !(uri->tls_type || uri->tls_hostname || uri->tls_certificates || uri->tls_psk_file ||
+	      uri->tls_ca_file || uri->tls_certificate_file || uri->tls_key_file))
+		return 0;
+	return error_set(err, EINVAL,
+			 "the URI has tls parameters, but nbd%s:// is not encrypted; write "
+			 "nbds%s://",
+			 uri->kind == NBD_URI_UNIX ? "+unix" : "",
+			 uri->kind == NBD_URI_UNIX ? "+unix" : "");
+}
+
 static int parse_scheme(struct span name, struct nbd_uri *uri, struct error *err)
 {
 	for (size_t i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++)
@@ -381,6 +399,9 @@ static int parse_uri(struct span scheme, const char *text, struct nbd_uri *uri, 
 	}
 	if ((rc = parse_export(path, uri, err)) || (rc = parse_query(query, uri, err)) ||
 	    (rc = parse_user(&authority, uri, err)))
+		return rc;
+	rc = check_clear(uri, err);
+	if (rc)
 		return rc;
 	return uri->kind == NBD_URI_UNIX ? check_unix(authority, uri, err)
 					 : check_tcp(authority, uri, err);
@@ -447,6 +468,10 @@ void nbd_uri_clear(struct nbd_uri *uri)
 	free(uri->tls_hostname);
 	free(uri->tls_certificates);
 	free(uri->tls_psk_file);
+	free(uri->tls_ca_file);
+	free(uri->tls_certificate_file);
+	free(uri->tls_key_file);
+	free(uri->tls_priority);
 	free(uri->unknown);
 	*uri = (struct nbd_uri)NBD_URI_INIT;
 }

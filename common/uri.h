@@ -27,6 +27,11 @@ struct nbd_uri {
 	char *tls_hostname;
 	char *tls_certificates;
 	char *tls_psk_file;
+	/* x-tls-...-file: single files, as nbd-client names them; and a priority string. */
+	char *tls_ca_file;
+	char *tls_certificate_file;
+	char *tls_key_file;
+	char *tls_priority;
 	enum nbd_uri_verify tls_verify_peer;
 
 	char *unknown; /* query parameters that mean nothing here, for a warning ("a, b") */

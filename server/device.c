@@ -9,8 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,10 +18,6 @@
 #include "common/clock.h"
 #include "common/kernel/device.h"
 #include "common/log.h"
-
-#ifndef PR_SET_IO_FLUSHER
-#define PR_SET_IO_FLUSHER 57 /* Linux 5.6 */
-#endif
 
 /* Both ends are in this process. */
 #define HANDSHAKE_LIMIT (30 * CLOCK_SECOND)
@@ -36,26 +30,6 @@ int device_choose(const char *text, int *index, struct error *err)
 		return device_parse(text, index, err);
 	*index = DEVICE_INDEX_ANY;
 	return 0;
-}
-
-static void avoid_oom_killer(void)
-{
-	static const char never[] = "-1000";
-	AUTO_CLOSE int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0 || write(fd, never, sizeof(never) - 1) < 0)
-		log_info("cannot keep the OOM killer away: %s", strerror(errno));
-}
-
-void device_prepare_process(void)
-{
-	/* As pages are touched: thread stacks and buffers that nobody uses stay unallocated. */
-	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
-		log_info("cannot lock memory: %s", strerror(errno));
-	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0)
-		log_info("cannot exempt this process from write-back throttling: %s",
-			 strerror(errno));
-	avoid_oom_killer();
 }
 
 /* ---- The link's thread ---- */

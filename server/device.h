@@ -18,13 +18,6 @@
 /* "auto": the kernel picks a free device. 0 or -EINVAL. */
 int device_choose(const char *text, int *index, struct error *err);
 
-/*
- * Makes this process fit to serve a device of its own machine: memory that is never paged out,
- * no waiting for write-back that waits for us, no victim of the OOM killer. What the rights do not
- * allow is left out. After a fork, before there are threads.
- */
-void device_prepare_process(void);
-
 struct device_link {
 	/* Called once on the link's thread when the device can be used. */
 	int (*ready)(void *context, const char *device, struct error *err);

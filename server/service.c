@@ -21,6 +21,7 @@
 #include "common/log.h"
 #include "common/nbd-protocol.h"
 #include "common/notify.h"
+#include "common/reclaim.h"
 #include "common/size.h"
 #include "control.h"
 #include "daemon.h"
@@ -206,7 +207,7 @@ static int start(struct service *service, unsigned int activation, struct error 
 	if (rc)
 		return rc;
 	if (service->options->device)
-		device_prepare_process();
+		reclaim_prepare_process();
 	service->config.stopping = tell_stopping;
 	service->config.stopping_context = service;
 	rc = server_open(&service->server, &service->config, err);

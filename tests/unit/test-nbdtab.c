@@ -196,10 +196,28 @@ START_TEST(test_other_options)
 	assert_uri("nbd0 h e "
 		   "persist,no_optgo,swap,sdp,priority=NORMAL:-VERS-ALL=x,_x,tls,certfile=/"
 		   "c=d,colour=1",
-		   "nbd0", "nbd://h/e");
+		   "nbd0",
+		   "nbds://h/e?x-tls-certificate-file=/c%3Dd&x-tls-key-file=/c%3Dd"
+		   "&x-tls-priority=NORMAL:-VERS-ALL%3Dx");
 	ck_assert_str_eq(entry.ignored, "persist, no_optgo");
 	ck_assert_str_eq(entry.unknown, "sdp, colour");
-	ck_assert_str_eq(entry.refused, "priority, tls, certfile");
+	ck_assert_ptr_null(entry.refused);
+}
+END_TEST
+
+START_TEST(test_tls)
+{
+	assert_uri("nbd0 h e tls", "nbd0", "nbds://h/e");
+	assert_uri("nbd0 h e cacertfile=/a&b,tlshostname=n", "nbd0",
+		   "nbds://h/e?x-tls-ca-file=/a%26b&tls-hostname=n");
+	assert_uri("nbd0 /s e unix,keyfile=/k", "nbd0",
+		   "nbds+unix:///e?socket=/s&x-tls-certificate-file=/k&x-tls-key-file=/k");
+	assert_uri("nbd0 h e certfile=/c,keyfile=/k", "nbd0",
+		   "nbds://h/e?x-tls-certificate-file=/c&x-tls-key-file=/k");
+	/* By itself it says how, not whether. */
+	assert_uri("nbd0 h e priority=NORMAL", "nbd0", "nbd://h/e");
+	assert_bad("nbd0 h e tls=1", "nbd0", "tls takes no value");
+	assert_bad("nbd0 nbds://h/e - tls", "nbd0", "the URI already says");
 }
 END_TEST
 
@@ -285,13 +303,13 @@ static int find_in_file(const char *text, size_t length, const char *key)
 
 START_TEST(test_find)
 {
-	static const char table[] = "nbd0 h e\nnbd1 h e tls\nnbd2 h\n";
+	static const char table[] = "nbd0 h e\nnbd1 h e preinit\nnbd2 h\n";
 	AUTO_FREE char *huge = calloc(1, (1 << 20) + 1);
 
 	ck_assert_int_eq(find_in_file(table, strlen(table), "/dev/nbd0"), 0);
 	ck_assert_str_eq(entry.uri, "nbd://h/e");
 	ck_assert_int_eq(find_in_file(table, strlen(table), "nbd1"), -ENOTSUP);
-	ck_assert_ptr_nonnull(strstr(err.text, "line 2: tls"));
+	ck_assert_ptr_nonnull(strstr(err.text, "line 2: preinit"));
 	ck_assert_ptr_null(entry.uri);
 	ck_assert_int_eq(find_in_file(table, strlen(table), "nbd2"), -EINVAL);
 	ck_assert_int_eq(find_in_file(table, strlen(table), "nbd3"), -ENOENT);
