@@ -12,6 +12,7 @@
 #include "connection.h"
 #include "engine.h"
 #include "reply.h"
+#include "trace.h"
 
 /* Pieces end at pages, so that no page is written in two halves. */
 enum { PIECE_ALIGN = 4096 };
@@ -237,6 +238,8 @@ static size_t take_request(struct connection *connection, const uint8_t *bytes, 
 		connection_kill(connection, "sent a request with a wrong magic number"); /* S72 */
 		return 0;
 	}
+	trace_request_received(connection->id, request.cookie, request.type, request.flags,
+			       request.offset, request.length);
 	request_dispatch(connection, &request);
 	return size;
 }

@@ -246,7 +246,8 @@ static void add_error_chunk(struct connection *connection, const struct nbd_requ
 		nbd_put64(at + 6 + length, *offset);
 }
 
-static void count(struct connection *connection, const struct nbd_request *request, int error)
+static inline void count(struct connection *connection, const struct nbd_request *request,
+			 int error)
 {
 	trace_reply_queued(connection->id, request->cookie, request->type, error);
 	statistics_count(&connection->statistics, request->type, request->length, error);

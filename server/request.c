@@ -121,8 +121,6 @@ void request_dispatch(struct connection *connection, const struct nbd_request *r
 {
 	int error = check(connection, request);
 
-	trace_request_received(connection->id, request->cookie, request->type, request->flags,
-			       request->offset, request->length);
 	if (error == 0 && has_payload(connection, request) && request->length > EXPORT_REQUEST_MAX)
 		error = -EINVAL;
 	if (error) {

@@ -5,12 +5,11 @@
  *   TRACE_EVENT(name, format, parameters, values)
  *   TRACE_EVENT_SHOWN(name, format, parameters, values, shown)
  *
- * and trace.h makes a function trace_NAME() with these parameters of each row. The values go to
- * static probes, so they cost nothing to make; what the text shows instead, if it is not the same,
- * is made only when the event is on: names of numbers, and cookies
- * in the byte order in which they are on the wire. Texts are "key=value" words: tests and scripts
- * take them apart, so old ones stay as they are. At most 64 events; each is in hawserd(8) by its
- * area.
+ * and trace.h makes a function trace_NAME() with these parameters of each row. values are their
+ * names: what static probes get, so that it costs nothing to make. shown is what the text shows
+ * where that is not the same: words for numbers, and cookies in the byte order of the wire. Texts
+ * are "key=value" words: tests and scripts take them apart, so old ones stay as they are. At most
+ * 64 events.
  */
 /* clang-format off */
 
@@ -76,7 +75,7 @@ TRACE_EVENT_SHOWN(map_answered,
 		  "offset=%" PRIu64 " length=%" PRIu64 " result=%d kind=%s run=%" PRIu64,
 		  (uint64_t offset, uint64_t length, int result, int kind, uint64_t run),
 		  (offset, length, result, kind, run),
-		  (offset, length, result, trace_extent_name(result, kind), run))
+		  (offset, length, result, extent_name(result, kind), run))
 TRACE_EVENT(flush_begin, "export=%s", (const char *name), (name))
 TRACE_EVENT(flush_end, "export=%s result=%d", (const char *name, int result), (name, result))
 TRACE_EVENT(image_opened, "path=%s format=%s size=%" PRIu64 " read_only=%d",

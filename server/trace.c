@@ -39,7 +39,8 @@ static const char *const names[] = {
 
 /* ---- Lines ---- */
 
-const char *trace_extent_name(int result, int kind)
+/* For the text of map_answered. */
+static const char *extent_name(int result, int kind)
 {
 	static const char *const kinds[] = {
 		[EXTENT_FILE] = "file", [EXTENT_ZERO] = "zero", [EXTENT_OPAQUE] = "opaque"};
@@ -102,7 +103,8 @@ static int begin_line(char *line, size_t size, enum trace_event event)
 			now.tv_nsec / 1000, names[event]);
 }
 
-void trace_write(enum trace_event event, const char *format, ...)
+static void __attribute__((cold, format(printf, 2, 3)))
+write_event(enum trace_event event, const char *format, ...)
 {
 	int saved = errno;
 	char line[LINE_SIZE];
@@ -120,6 +122,15 @@ void trace_write(enum trace_event event, const char *format, ...)
 	write_line(line, used);
 	errno = saved;
 }
+
+#define TRACE_EVENT(name, format, parameters, values) \
+	TRACE_EVENT_SHOWN(name, format, parameters, values, values)
+#define TRACE_EVENT_SHOWN(name, format, parameters, values, shown)     \
+	void trace_show_##name parameters                              \
+	{                                                              \
+		write_event(TRACE_##name, format, TRACE_UNPACK shown); \
+	}
+#include "trace-events.h"
 
 /* ---- Patterns ---- */
 

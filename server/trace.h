@@ -42,24 +42,25 @@ _Static_assert(TRACE_EVENTS <= 64, "a set of events is a word of bits");
 /* The events that are on, a bit each. Set at start; cleared when no line can be written. */
 extern _Atomic uint64_t trace_active;
 
-void trace_write(enum trace_event event, const char *format, ...)
-	__attribute__((cold, noinline, format(printf, 2, 3)));
-
-/* For the text of map_answered. */
-const char *trace_extent_name(int result, int kind);
-
 #define TRACE_UNPACK(...) __VA_ARGS__
 #define TRACE_EVENT(name, format, parameters, values) \
 	TRACE_EVENT_SHOWN(name, format, parameters, values, values)
-#define TRACE_EVENT_SHOWN(name, format, parameters, values, shown)                                \
-	static inline void trace_##name parameters                                                \
-	{                                                                                         \
-		TRACE_PROBE(name, TRACE_UNPACK values);                                           \
-		if (__builtin_expect(atomic_load_explicit(&trace_active, memory_order_relaxed) >> \
-						     TRACE_##name &                               \
-					     1,                                                   \
-				     0))                                                          \
-			trace_write(TRACE_##name, format, TRACE_UNPACK shown);                    \
+
+/* The line is made far from the caller, which keeps nothing ready for it. */
+#define TRACE_EVENT_SHOWN(name, format, parameters, values, shown) \
+	void trace_show_##name parameters __attribute__((cold));
+#include "trace-events.h"
+
+#define TRACE_EVENT(name, format, parameters, values) \
+	TRACE_EVENT_SHOWN(name, format, parameters, values, values)
+#define TRACE_EVENT_SHOWN(name, format, parameters, values, shown)                               \
+	static inline void trace_##name parameters                                               \
+	{                                                                                        \
+		TRACE_PROBE(name, TRACE_UNPACK values);                                          \
+		if (__builtin_expect(atomic_load_explicit(&trace_active, memory_order_relaxed) & \
+					     UINT64_C(1) << TRACE_##name,                        \
+				     0))                                                         \
+			trace_show_##name(TRACE_UNPACK values);                                  \
 	}
 #include "trace-events.h"
 
