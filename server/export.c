@@ -72,7 +72,9 @@ int export_open(struct export *export, const struct export_config *config, struc
 					      .load_snapshot = config->load_snapshot,
 					      .no_references = config->no_references,
 					      .bitmaps_may_break = config->drop_bitmaps,
-					      .discard = config->discard};
+					      .discard = config->discard,
+					      .key_secret = config->key_secret,
+					      .objects = config->objects};
 	int rc;
 
 	*export = (struct export){.name = config->name ? config->name : "",

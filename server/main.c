@@ -3,6 +3,7 @@
  * hawserd: parse, then do one thing: serve, list, detach, or print. Errors are printed here and in
  * service.c, nowhere below; the exit status is 0 or 1, but that of --run's command.
  */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include "device.h"
 #include "list.h"
 #include "object-tls.h"
+#include "object-secret.h"
 #include "options.h"
 #include "service.h"
 
@@ -65,6 +67,17 @@ static int find_tls(struct options *options, struct error *err)
 	return 0;
 }
 
+/* --key-secret names an object, which exists only now. */
+static int find_key(struct options *options, struct error *err)
+{
+	options->server.export_.objects = &options->objects;
+	if (!options->key_secret)
+		return 0;
+	options->server.export_.key_secret =
+		object_secret_find(&options->objects, options->key_secret, err);
+	return options->server.export_.key_secret ? 0 : -EINVAL;
+}
+
 static int act(struct options *options, unsigned int activation)
 {
 	struct error err = ERROR_INIT;
@@ -85,7 +98,8 @@ static int act(struct options *options, unsigned int activation)
 		break;
 	}
 	if (trace_begin(&options->trace, &err) < 0 ||
-	    object_set_create(&options->objects, &err) < 0 || find_tls(options, &err) < 0)
+	    object_set_create(&options->objects, &err) < 0 || find_tls(options, &err) < 0 ||
+	    find_key(options, &err) < 0)
 		return fail(&err);
 	return options->mode == OPTIONS_LIST ? list(options) : service_run(options, activation);
 }

@@ -38,7 +38,7 @@ static const struct {
 static const char *const not_with_list[] = {
 	"export-name",      "description", "offset",  "connect",       "disconnect",
 	"format",           "cache",       "nocache", "load-snapshot", "bitmap",
-	"allocation-depth", "discard",     "aio",     "partition"};
+	"allocation-depth", "discard",     "aio",     "partition",     "key-secret"};
 
 static int check_list(const struct options *options, int operands, struct error *err)
 {

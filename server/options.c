@@ -283,7 +283,7 @@ static const struct option_row table[] = {
 	     "$uri and $unixsocket set, and end with its status"),
 
 	HEADING("What to export:"),
-	TEXT('f', "format", "FORMAT", server.export_.format, "format of the image (raw, qcow2; default: detect)"),
+	TEXT('f', "format", "FORMAT", server.export_.format, "raw, qcow2 or luks (default: look into the image)"),
 	FLAG(0, "image-opts", image_opts,
 	     "FILE is a list: driver=qcow2,file.filename=..."),
 	CALL('o', "offset", "OFFSET", set_offset, "serve the image from this byte on"),
@@ -298,6 +298,8 @@ static const struct option_row table[] = {
 	TEXT('l', "load-snapshot", "SNAPSHOT", server.export_.load_snapshot,
 	     "serve this snapshot inside the image, read-only: its\n"
 	     "ID or name, or snapshot.id=ID,snapshot.name=NAME"),
+	TEXT(0, "key-secret", "ID", key_secret,
+	     "the --object secret that opens an encrypted image"),
 	FLAG(0, "no-references", server.export_.no_references,
 	     "refuse an image that names other files"),
 	FLAG('A', "allocation-depth", server.export_.allocation_depth,

@@ -38,7 +38,8 @@ struct options {
 	const char *device; /* -c */
 	const char *run;
 	const char *pid_file;
-	const char *control; /* NULL: not given */
+	const char *control;    /* NULL: not given */
+	const char *key_secret; /* id of an object, or NULL */
 	bool stdio;
 	bool fork;
 	bool read_only;

@@ -145,9 +145,7 @@ static bool may_be_cached(struct connection *connection, const struct extent *ex
 /* Copies a run that is in memory; false when it is not. */
 static bool copy_cached(struct connection *connection, uint8_t *to, const struct extent *extent)
 {
-	if (!may_be_cached(connection, extent) ||
-	    hostfile_read_nowait(extent->file, to, extent->length, extent->file_offset) !=
-		    (ssize_t)extent->length) {
+	if (!may_be_cached(connection, extent) || image_read_run_nowait(extent, to)) {
 		connection->wary_reads = WARY_READS;
 		return false;
 	}
@@ -389,7 +387,8 @@ static enum served send_run(struct connection *connection, const struct nbd_requ
 	small = extent.length <= READ_INLINE_MAX;
 	if (small)
 		return send_cached(connection, request, offset, &extent) ? SERVED_PART : SERVED_NOT;
-	if (!is_resident(&extent))
+	/* There is much to compute for encrypted bytes: the workers share it. */
+	if (extent.kind == EXTENT_ENCRYPTED || !is_resident(&extent))
 		return SERVED_NOT;
 	return send_run_chunk(connection, request, offset, &extent) ? SERVED_PART : SERVED_ALL;
 }

@@ -333,8 +333,10 @@ static bool write_may_run_inline(const struct connection *connection,
 		return false;
 	if (export_map(connection->export_, request->offset, request->length, MAP_OVERWRITE,
 		       MAP_NOWAIT, extent) ||
-	    extent->kind != EXTENT_FILE || extent->length < request->length)
+	    !extent_in_file(extent) || extent->length < request->length)
 		return false;
+	if (extent->kind == EXTENT_ENCRYPTED && request->length > READ_INLINE_MAX)
+		return false; /* much to compute: the workers share it */
 	return hostfile_is_cached(extent->file) &&
 	       !((extent->file_offset | request->length) & page);
 }

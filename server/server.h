@@ -69,6 +69,8 @@ struct export_config {
 	struct cache_mode cache;
 	enum discard_mode discard;
 	enum detect_zeroes detect_zeroes;
+	const struct object_set *objects; /* where a description's key-secret is found */
+	const struct secret *key_secret;  /* opens an encrypted image; NULL: none was given */
 	/* -P: the window is this partition; text NULL: it begins at offset. */
 	struct partition_choice partition;
 };

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,10 +18,9 @@
 
 #include "common/cleanup.h"
 #include "common/size.h"
+#include "stripes.h"
 
 enum {
-	STRIPES = 64,
-	STRIPE_SHIFT = 20,
 	ALIGNMENT_SAFE = 4096, /* every disk in use takes it */
 	BOUNCE_MAX = 1 << 20,
 };
@@ -31,7 +29,7 @@ struct direct {
 	int fd;
 	int tail_fd; /* the same file through the page cache, -1 when never written */
 	uint32_t alignment;
-	pthread_rwlock_t stripe[STRIPES];
+	struct stripes stripes;
 };
 
 /* ---- Alignment ---- */
@@ -66,8 +64,7 @@ int direct_new(int fd, const char *path, bool writable, struct direct **out)
 	direct->fd = fd;
 	direct->tail_fd = -1;
 	direct->alignment = alignment_of(fd);
-	for (int i = 0; i < STRIPES; i++)
-		pthread_rwlock_init(&direct->stripe[i], NULL);
+	stripes_init(&direct->stripes);
 	if (writable) {
 		direct->tail_fd = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 		if (direct->tail_fd < 0) {
@@ -87,8 +84,7 @@ void direct_free(struct direct *direct)
 		return;
 	if (direct->tail_fd >= 0)
 		close(direct->tail_fd);
-	for (int i = 0; i < STRIPES; i++)
-		pthread_rwlock_destroy(&direct->stripe[i]);
+	stripes_destroy(&direct->stripes);
 	free(direct);
 }
 
@@ -99,46 +95,14 @@ uint32_t direct_alignment(const struct direct *direct)
 
 /* ---- Locks ---- */
 
-/* The stripes of [offset, offset + length) as bits. */
-static uint64_t stripes_of(uint64_t offset, uint64_t length)
-{
-	uint64_t first = offset >> STRIPE_SHIFT, last = (offset + length - 1) >> STRIPE_SHIFT;
-	uint64_t bits = 0;
-
-	if (last - first >= STRIPES)
-		return UINT64_MAX;
-	for (uint64_t s = first; s <= last; s++)
-		bits |= UINT64_C(1) << s % STRIPES;
-	return bits;
-}
-
-/* In ascending order, so that two writers cannot wait for each other. */
-static void lock_stripes(struct direct *direct, uint64_t stripes, bool alone)
-{
-	for (int i = 0; i < STRIPES; i++)
-		if (stripes & UINT64_C(1) << i) {
-			if (alone)
-				pthread_rwlock_wrlock(&direct->stripe[i]);
-			else
-				pthread_rwlock_rdlock(&direct->stripe[i]);
-		}
-}
-
-static void unlock_stripes(struct direct *direct, uint64_t stripes)
-{
-	for (int i = 0; i < STRIPES; i++)
-		if (stripes & UINT64_C(1) << i)
-			pthread_rwlock_unlock(&direct->stripe[i]);
-}
-
 void direct_hold(struct direct *direct, uint64_t offset, uint64_t length)
 {
-	lock_stripes(direct, stripes_of(offset, length), false);
+	stripes_lock(&direct->stripes, stripes_of(offset, length), false);
 }
 
 void direct_release(struct direct *direct, uint64_t offset, uint64_t length)
 {
-	unlock_stripes(direct, stripes_of(offset, length));
+	stripes_unlock(&direct->stripes, stripes_of(offset, length));
 }
 
 /* ---- Aligned transfers ---- */
@@ -265,9 +229,9 @@ static int write_part_alone(struct direct *direct, uint8_t *block, const uint8_t
 	uint64_t stripes = stripes_of(offset, length);
 	int rc;
 
-	lock_stripes(direct, stripes, true);
+	stripes_lock(&direct->stripes, stripes, true);
 	rc = write_part(direct, block, buffer, length, offset);
-	unlock_stripes(direct, stripes);
+	stripes_unlock(&direct->stripes, stripes);
 	return rc;
 }
 
@@ -278,7 +242,7 @@ static int write_blocks(struct direct *direct, uint8_t *bounce, const uint8_t *b
 	uint64_t stripes = stripes_of(offset, length);
 	int rc = 0;
 
-	lock_stripes(direct, stripes, false);
+	stripes_lock(&direct->stripes, stripes, false);
 	if (is_aligned(direct, buffer, length, offset)) {
 		rc = write_all(direct->fd, buffer, length, offset);
 	} else {
@@ -292,7 +256,7 @@ static int write_blocks(struct direct *direct, uint8_t *bounce, const uint8_t *b
 			length -= step;
 		}
 	}
-	unlock_stripes(direct, stripes);
+	stripes_unlock(&direct->stripes, stripes);
 	return rc;
 }
 

@@ -14,13 +14,16 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "common/size.h"
+#include "crypt.h"
 #include "epoch.h"
 #include "lock.h"
 #include "place.h"
 #include "window.h"
+#include "server/object-secret.h"
 #include "server/trace.h"
 
-static const struct image_driver *const drivers[] = {&image_driver_raw, &image_driver_qcow2};
+static const struct image_driver *const drivers[] = {&image_driver_raw, &image_driver_qcow2,
+						     &image_driver_luks};
 
 /* Magic numbers of formats that must not be mistaken for raw disks. */
 static const struct {
@@ -335,6 +338,17 @@ void image_close(struct image *image)
 	free(image);
 }
 
+int image_key(const struct image *image, const struct secret **key, struct error *err)
+{
+	const struct image_node *node = image->options.node;
+
+	*key = image->options.key_secret;
+	if (!node || !node->key_secret)
+		return 0;
+	*key = object_secret_find(image->options.objects, node->key_secret, err);
+	return *key ? 0 : -EINVAL;
+}
+
 /* ---- Chains ---- */
 
 char *image_resolve_name(const struct image *image, const char *name, struct error *err)
@@ -443,7 +457,9 @@ int image_open_backing(const struct image *parent, const char *name, const char 
 		return error_set(err, ENOMEM, "out of memory");
 	image->options = (struct image_options){.format = format && *format ? format : NULL,
 						.access = IMAGE_READ_ONLY,
-						.no_references = parent->options.no_references};
+						.no_references = parent->options.no_references,
+						.key_secret = parent->options.key_secret,
+						.objects = parent->options.objects};
 	image->read_only = true;
 	image->parent = parent;
 	image->depth = parent->depth + 1;
@@ -461,6 +477,33 @@ int image_open_backing(const struct image *parent, const char *name, const char 
 
 /* ---- Operations ---- */
 
+int image_read_run(const struct extent *extent, void *buffer)
+{
+	if (extent->kind == EXTENT_ENCRYPTED)
+		return crypt_read(extent->crypt, extent->file, buffer, extent->length,
+				  extent->file_offset);
+	return hostfile_read(extent->file, buffer, extent->length, extent->file_offset);
+}
+
+int image_write_run(const struct extent *extent, const void *buffer)
+{
+	if (extent->kind == EXTENT_ENCRYPTED)
+		return crypt_write(extent->crypt, extent->file, buffer, extent->length,
+				   extent->file_offset);
+	return hostfile_write(extent->file, buffer, extent->length, extent->file_offset);
+}
+
+int image_read_run_nowait(const struct extent *extent, void *buffer)
+{
+	if (extent->kind == EXTENT_ENCRYPTED)
+		return crypt_read_nowait(extent->crypt, extent->file, buffer, extent->length,
+					 extent->file_offset);
+	return hostfile_read_nowait(extent->file, buffer, extent->length, extent->file_offset) ==
+			       (ssize_t)extent->length
+		       ? 0
+		       : -EAGAIN;
+}
+
 /* Reads the bytes of one extent. A file that ends too early was cut under us: no data is made up
  * for it, unless the format says that its files may end so. */
 static int read_extent(const struct image *image, void *buffer, uint64_t offset,
@@ -470,7 +513,8 @@ static int read_extent(const struct image *image, void *buffer, uint64_t offset,
 
 	switch (extent->kind) {
 	case EXTENT_FILE:
-		rc = hostfile_read(extent->file, buffer, extent->length, extent->file_offset);
+	case EXTENT_ENCRYPTED:
+		rc = image_read_run(extent, buffer);
 		if (rc == -ENODATA)
 			return image->driver->short_files ? 0 : -EIO;
 		return rc;
@@ -517,7 +561,7 @@ int image_write(struct image *image, const void *buffer, uint64_t offset, uint64
 		if (rc == -EAGAIN && image->driver->write)
 			return image->driver->write(image, at, offset, length);
 		if (rc == 0)
-			rc = hostfile_write(extent.file, at, extent.length, extent.file_offset);
+			rc = image_write_run(&extent, at);
 		if (rc)
 			return rc;
 		at += extent.length;
@@ -570,7 +614,7 @@ int image_prefetch(struct image *image, uint64_t offset, uint64_t length)
 		struct extent extent;
 		int rc = image_map(image, offset, length, MAP_READ, 0, &extent);
 
-		if (rc == 0 && extent.kind == EXTENT_FILE)
+		if (rc == 0 && extent_in_file(&extent))
 			rc = hostfile_prefetch(extent.file, extent.file_offset, extent.length);
 		if (rc)
 			return rc;

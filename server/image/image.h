@@ -31,9 +31,10 @@ enum map_intent {
 enum { MAP_NOWAIT = 1 << 0 }; /* answer -EAGAIN rather than block */
 
 enum extent_kind {
-	EXTENT_FILE,   /* the bytes are in file at file_offset: the engine moves them itself */
-	EXTENT_ZERO,   /* they read as zeroes */
-	EXTENT_OPAQUE, /* only the driver can produce them, by its read */
+	EXTENT_FILE,      /* the bytes are in file at file_offset: the engine moves them itself */
+	EXTENT_ENCRYPTED, /* the same, and crypt stands between them and the guest */
+	EXTENT_ZERO,      /* they read as zeroes */
+	EXTENT_OPAQUE,    /* only the driver can produce them, by its read */
 };
 
 /* What map answers: one run that starts at the offset asked for. It is good as long as the caller
@@ -46,9 +47,16 @@ struct extent {
 	uint64_t length; /* bytes, 1 up to what was asked */
 	struct hostfile *file;
 	uint64_t file_offset;
+	struct crypt *crypt; /* EXTENT_ENCRYPTED: see crypt.h */
 	struct image *owner; /* EXTENT_OPAQUE: which image of the chain must read it */
 	unsigned int depth;  /* allocated in 1: the image itself, 2: the one below...; 0: nowhere */
 };
+
+/* Are the bytes in a host file? */
+static inline bool extent_in_file(const struct extent *extent)
+{
+	return extent->kind == EXTENT_FILE || extent->kind == EXTENT_ENCRYPTED;
+}
 
 enum zero_flags {
 	ZERO_MAY_UNMAP = HOSTFILE_ZERO_MAY_UNMAP, /* holes are welcome */
@@ -57,6 +65,8 @@ enum zero_flags {
 };
 
 struct image;
+struct object_set;
+struct secret;
 
 /* A dirty bitmap: which parts of a disk were written since somebody began to record it. */
 struct image_bitmap {
@@ -110,6 +120,8 @@ struct image_options {
 	bool backing;              /* others build upon it: nobody may write it meanwhile */
 	bool bitmaps_may_break;    /* write although dirty bitmaps of the image become void */
 	enum discard_mode discard;
+	const struct secret *key_secret;  /* opens encryption, of backing files, too; NULL: none */
+	const struct object_set *objects; /* where a description's key-secret is found */
 };
 
 struct image {
@@ -123,12 +135,14 @@ struct image {
 	bool read_only;
 	uint32_t zero_unit; /* so many bytes at least, and aligned, are zeroed by the mapping; 0:
 			     * zeroes are the host file's */
+	bool encrypted;     /* it, or a file below it in the chain */
 	bool probed;        /* the format is what the file looks like, nobody said so */
 	void *state;        /* the driver's */
 };
 
 extern const struct image_driver image_driver_raw;
 extern const struct image_driver image_driver_qcow2;
+extern const struct image_driver image_driver_luks;
 
 /* Overlays above the last image of a chain, at most. */
 enum { IMAGE_DEPTH_MAX = 64 };
@@ -153,6 +167,10 @@ int image_open_backing(const struct image *parent, const char *name, const char 
 char *image_resolve_name(const struct image *image, const char *name, struct error *err);
 void image_close(struct image *image);
 
+/* The key that the description of the image names, else the one for all; *key is NULL when there is
+ * none. 0 or -errno with err set. */
+int image_key(const struct image *image, const struct secret **key, struct error *err);
+
 /* The format that the first 512 bytes look like, "raw" for none. */
 const char *image_probe_format(const uint8_t head[512]);
 
@@ -161,6 +179,13 @@ static inline int image_map(struct image *image, uint64_t offset, uint64_t lengt
 {
 	return image->driver->map(image, offset, length, intent, flags, extent);
 }
+
+/* Moves the bytes of an extent that has a file: 0 or -errno; a file that ends too early is -ENODATA
+ * (see hostfile_read). Blocks. */
+int image_read_run(const struct extent *extent, void *buffer);
+int image_write_run(const struct extent *extent, const void *buffer);
+/* All of them without blocking, or -EAGAIN. */
+int image_read_run_nowait(const struct extent *extent, void *buffer);
 
 /* Takes note of a disk that was resized outside. Does not block. */
 void image_refresh(struct image *image);

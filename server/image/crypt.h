@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Encrypted bytes in a host file: reading decrypts, writing encrypts, and what is a part of a
+ * sector is read, changed and written, apart from all others. Any thread.
+ */
+#ifndef HAWSER_SERVER_IMAGE_CRYPT_H
+#define HAWSER_SERVER_IMAGE_CRYPT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct cipher;
+struct crypt;
+struct hostfile;
+
+/* Sector 0 begins at file offset base, a multiple of 512. Takes the cipher, also when it fails.
+ * NULL: no memory. */
+struct crypt *crypt_new(struct cipher *cipher, uint64_t base);
+void crypt_free(struct crypt *crypt);
+
+/* As hostfile_read(): after -ENODATA what lies beyond the end is what zeroes decrypt to. */
+int crypt_read(struct crypt *crypt, struct hostfile *file, void *buffer, size_t length,
+	       uint64_t offset);
+
+/* As hostfile_read_nowait(), of whole sectors; all of them or -EAGAIN. */
+int crypt_read_nowait(struct crypt *crypt, struct hostfile *file, void *buffer, size_t length,
+		      uint64_t offset);
+
+/* As hostfile_write(). */
+int crypt_write(struct crypt *crypt, struct hostfile *file, const void *buffer, size_t length,
+		uint64_t offset);
+
+#endif

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Key slots. A passphrase and the slot's salt give a key (PBKDF2), that decrypts the slot's key
+ * material, whose stripes merge into the master key, which is right when its digest is. All that
+ * is secret is overwritten before its memory goes.
+ */
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <string.h>
+
+#include "common/size.h"
+#include "luks.h"
+#include "server/image/cipher.h"
+#include "server/image/hostfile.h"
+#include "server/secret.h"
+
+struct unlocking {
+	struct hostfile *file;
+	uint64_t base, limit;
+	const struct luks_header *header;
+	const struct secret *passphrase;
+	EVP_MD *hash;
+	uint64_t rounds; /* spent so far */
+	uint8_t master[CIPHER_KEY_MAX];
+};
+
+/* ---- PBKDF2 ---- */
+
+/* Whoever made the image says how long this takes. */
+static int derive(struct unlocking *unlocking, const void *secret, size_t length,
+		  const uint8_t salt[LUKS_SALT], uint32_t rounds, uint8_t *out, size_t out_length,
+		  struct error *err)
+{
+	unlocking->rounds += rounds;
+	if (unlocking->rounds > LUKS_ROUNDS_MAX)
+		return error_set(err, EINVAL,
+				 "the key slots ask for more than %d rounds of PBKDF2, which would "
+				 "take very long; give the image a new key slot by `cryptsetup "
+				 "luksChangeKey --iter-time 2000' if it can be trusted",
+				 LUKS_ROUNDS_MAX);
+	if (!PKCS5_PBKDF2_HMAC(secret, (int)length, salt, LUKS_SALT, (int)rounds, unlocking->hash,
+			       (int)out_length, out))
+		return error_set(err, EIO, "OpenSSL cannot derive the key by PBKDF2");
+	return 0;
+}
+
+/* ---- Stripes ---- */
+
+/* Each piece, as long as a digest, becomes the digest of its number and itself. */
+static bool diffuse(const struct unlocking *unlocking, EVP_MD_CTX *context, uint8_t *key,
+		    size_t length)
+{
+	size_t piece = (size_t)EVP_MD_get_size(unlocking->hash);
+	uint8_t digest[EVP_MAX_MD_SIZE];
+	bool done = true;
+
+	for (uint32_t i = 0; length && done; i++) {
+		size_t part = min_of(piece, length);
+		uint8_t number[4] = {(uint8_t)(i >> 24), (uint8_t)(i >> 16), (uint8_t)(i >> 8),
+				     (uint8_t)i};
+
+		done = EVP_DigestInit_ex(context, unlocking->hash, NULL) &&
+		       EVP_DigestUpdate(context, number, sizeof(number)) &&
+		       EVP_DigestUpdate(context, key, part) &&
+		       EVP_DigestFinal_ex(context, digest, NULL);
+		memcpy(key, digest, part);
+		key += part;
+		length -= part;
+	}
+	OPENSSL_cleanse(digest, sizeof(digest));
+	return done;
+}
+
+static int merge_stripes(const struct unlocking *unlocking, const uint8_t *stripes, uint32_t count,
+			 uint8_t *key, struct error *err)
+{
+	size_t length = unlocking->header->key_length;
+	EVP_MD_CTX *context = EVP_MD_CTX_new();
+	bool done = context;
+
+	memset(key, 0, length);
+	for (uint32_t i = 0; i < count && done; i++) {
+		for (size_t at = 0; at < length; at++)
+			key[at] ^= stripes[i * length + at];
+		if (i + 1 < count)
+			done = diffuse(unlocking, context, key, length);
+	}
+	EVP_MD_CTX_free(context);
+	return done ? 0
+		    : error_set(err, EIO, "OpenSSL cannot compute '%s'", unlocking->header->hash);
+}
+
+/* ---- Slots ---- */
+
+/* The slot's key material as it is in the file: whole sectors. NULL with err set. */
+static struct secret *read_material(const struct unlocking *unlocking, int number,
+				    struct error *err)
+{
+	const struct luks_slot *slot = &unlocking->header->slots[number];
+	uint64_t length =
+		round_up((uint64_t)slot->stripes * unlocking->header->key_length, CIPHER_SECTOR);
+	struct secret *material;
+	int rc;
+
+	if (!range_inside(slot->offset, length, unlocking->limit - unlocking->base)) {
+		error_set(err, EINVAL,
+			  "key slot %d of the LUKS header lies behind the end of its file, which "
+			  "seems to be truncated",
+			  number);
+		return NULL;
+	}
+	material = secret_create(NULL, length, err);
+	if (!material)
+		return NULL;
+	rc = hostfile_read(unlocking->file, material->bytes, length,
+			   unlocking->base + slot->offset);
+	if (rc == 0)
+		return material;
+	secret_free(material);
+	error_set_errno(err, -rc, "Could not read key slot %d of the LUKS header", number);
+	return NULL;
+}
+
+/* The master key as the slot's key material says, if this key is the right one for it. */
+static int open_material(struct unlocking *unlocking, int number, const uint8_t *key,
+			 struct secret *material, struct error *err)
+{
+	const struct luks_header *header = unlocking->header;
+	struct cipher *cipher;
+	int rc = cipher_new(header->cipher, header->mode, key, header->key_length, &cipher, err);
+
+	if (rc)
+		return rc;
+	rc = cipher_decrypt(cipher, material->bytes, material->bytes, material->length, 0);
+	cipher_free(cipher);
+	if (rc)
+		return error_set_errno(err, -rc, "Could not decrypt key slot %d", number);
+	return merge_stripes(unlocking, material->bytes, header->slots[number].stripes,
+			     unlocking->master, err);
+}
+
+static int check_digest(struct unlocking *unlocking, struct error *err)
+{
+	const struct luks_header *header = unlocking->header;
+	uint8_t digest[LUKS_DIGEST];
+	int rc = derive(unlocking, unlocking->master, header->key_length, header->digest_salt,
+			header->digest_rounds, digest, sizeof(digest), err);
+
+	if (rc)
+		return rc;
+	return CRYPTO_memcmp(digest, header->digest, sizeof(digest)) ? -EKEYREJECTED : 0;
+}
+
+/* 0: the master key is there. -EKEYREJECTED, without a message: not by this slot. */
+static int try_slot(struct unlocking *unlocking, int number, struct error *err)
+{
+	const struct luks_slot *slot = &unlocking->header->slots[number];
+	AUTO_SECRET struct secret *material = NULL;
+	uint8_t key[CIPHER_KEY_MAX];
+	int rc;
+
+	if (!slot->active)
+		return -EKEYREJECTED;
+	material = read_material(unlocking, number, err);
+	if (!material)
+		return err ? -err->code : -EIO;
+	rc = derive(unlocking, unlocking->passphrase->bytes, unlocking->passphrase->length,
+		    slot->salt, slot->rounds, key, unlocking->header->key_length, err);
+	if (rc == 0)
+		rc = open_material(unlocking, number, key, material, err);
+	OPENSSL_cleanse(key, sizeof(key));
+	return rc ? rc : check_digest(unlocking, err);
+}
+
+static int try_slots(struct unlocking *unlocking, struct error *err)
+{
+	int rc = -EKEYREJECTED;
+
+	for (int i = 0; i < LUKS_SLOTS && rc == -EKEYREJECTED; i++)
+		rc = try_slot(unlocking, i, err);
+	if (rc == -EKEYREJECTED)
+		error_set(err, EKEYREJECTED, "Invalid password, cannot unlock any keyslot");
+	return rc;
+}
+
+/* ---- All of it ---- */
+
+static int read_header(struct hostfile *file, uint64_t base, struct luks_header *header,
+		       struct error *err)
+{
+	uint8_t bytes[LUKS_HEADER];
+	int rc = hostfile_read(file, bytes, sizeof(bytes), base);
+
+	if (rc == -ENODATA)
+		return error_set(err, EINVAL, "the file ends inside the LUKS header");
+	if (rc)
+		return error_set_errno(err, -rc, "Could not read the LUKS header");
+	return luks_parse_header(bytes, sizeof(bytes), header, err);
+}
+
+static int unlock(struct unlocking *unlocking, struct cipher **cipher, struct error *err)
+{
+	const struct luks_header *header = unlocking->header;
+	int rc;
+
+	unlocking->hash = EVP_MD_fetch(NULL, luks_hash(header->hash), NULL);
+	if (!unlocking->hash)
+		return error_set(err, ENOTSUP, "OpenSSL does not offer the hash '%s' here",
+				 header->hash);
+	rc = try_slots(unlocking, err);
+	if (rc == 0)
+		rc = cipher_new(header->cipher, header->mode, unlocking->master, header->key_length,
+				cipher, err);
+	OPENSSL_cleanse(unlocking->master, sizeof(unlocking->master));
+	EVP_MD_free(unlocking->hash);
+	return rc;
+}
+
+int luks_unlock(struct hostfile *file, uint64_t base, uint64_t limit, const struct secret *key,
+		struct luks_header *header, struct cipher **cipher, struct error *err)
+{
+	struct unlocking unlocking = {
+		.file = file, .base = base, .limit = limit, .header = header, .passphrase = key};
+	int rc = read_header(file, base, header, err);
+
+	*cipher = NULL;
+	if (rc)
+		return rc;
+	if (!key)
+		return error_set(err, ENOKEY,
+				 "Parameter 'key-secret' is required for cipher: give the "
+				 "passphrase by --object secret,id=ID,file=PATH --key-secret=ID");
+	return unlock(&unlocking, cipher, err);
+}

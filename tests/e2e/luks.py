@@ -1,0 +1,372 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""
+LUKS images of QEMU and of cryptsetup, read and written through the server and by QEMU in turns;
+passphrases in all forms; headers and files that are broken.
+"""
+
+import base64
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "protocol"))
+
+from harness import MIB, Server, Skip, check, content_of, main, program  # noqa: E402
+from nbdraw import FAST_ZERO, ENOTSUP  # noqa: E402
+from qcow2disk import SCRATCH, tool  # noqa: E402
+
+PASSPHRASE = "correct horse, battery"
+SECRET = ("--object", "secret,id=s,data=" + PASSPHRASE.replace(",", ",,"))
+KEEPING = ("-t", "-e", "0", *SECRET, "--key-secret=s")
+SIZE = 4 * MIB
+AT_VERSION, AT_PAYLOAD, AT_SLOTS, SLOT = 6, 104, 208, 48
+
+# Of what qemu-img create can make with AES, each mode, vector and key length (making one takes it
+# seconds, and AES-192 in other modes than XTS ends in an assertion of QEMU 7.2).
+MODES = [("aes-256", "xts", "plain64"), ("aes-128", "xts", "plain"), ("aes-192", "xts", "plain64"),
+         ("aes-256", "xts", "essiv"), ("aes-256", "cbc", "essiv"), ("aes-128", "cbc", "plain64"),
+         ("aes-256", "cbc", "plain"), ("aes-128", "ctr", "plain64"), ("aes-256", "ctr", "essiv"),
+         ("aes-256", "ecb", "plain64")]
+HASHES = ("sha256", "sha1", "sha512", "md5", "sha224", "sha384", "ripemd160")
+
+
+class Folder:
+    def __enter__(self):
+        self.path = tempfile.mkdtemp(prefix="hawser-luks-", dir=SCRATCH)
+        return self.path
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def create(path, options="", size=SIZE):
+    """qemu-img measures its own speed when it makes a key slot, and may fail at that."""
+    for attempt in range(8):
+        done = subprocess.run(["qemu-img", "create", "-q", "-f", "luks", *SECRET, "-o",
+                               "key-secret=s,iter-time=10" + options, path, str(size)],
+                              capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return path
+    raise Skip(f"qemu-img create {options}: {done.stderr}")
+
+
+def node(path):
+    return "driver=luks,key-secret=s,file.filename=" + path
+
+
+def qemu_io(path, *commands):
+    out = tool("qemu-io", *SECRET, "--image-opts", *(word for line in commands
+                                                    for word in ("-c", line)), node(path))
+    check("failed" not in out and "rror" not in out, out)
+
+
+def content(path, folder):
+    """What QEMU reads."""
+    raw = os.path.join(folder, "content")
+    tool("qemu-img", "convert", *SECRET, "--image-opts", "-O", "raw", node(path), raw)
+    with open(raw, "rb") as file:
+        return file.read()
+
+
+def in_turns(path, folder, seed, size=SIZE):
+    """QEMU fills it, the server changes it, QEMU reads it, and the other way round."""
+    chance = random.Random(seed)
+    qemu_io(path, f"write -P 0x11 0 {size}", "write -P 0x5a 1M 300k", "write -P 0x77 3M 5k")
+    model = bytearray(b"\x11" * size)
+    model[MIB:MIB + 307200] = b"\x5a" * 307200
+    model[3 * MIB:3 * MIB + 5120] = b"\x77" * 5120
+    with Server(image=path, defaults=KEEPING) as server:
+        with server.client() as client:
+            check(client.data(0, size) == model, "what QEMU wrote")
+            for _ in range(40):
+                length = chance.choice((1, 511, 512, 4096, 65536, chance.randrange(1, 400000)))
+                offset = chance.randrange(0, size - length)
+                if chance.random() < 0.5:
+                    offset = offset // 512 * 512
+                data = chance.randbytes(length) if chance.random() < 0.8 else bytes(length)
+                done = client.write(offset, data) if any(data) else client.zero(offset, length)
+                check(not done.error, f"{done}")
+                model[offset:offset + length] = data
+                check(client.data(offset, length) == data, "read back")
+            check(client.data(0, size) == model, "all of it")
+            client.disc()
+    check(content(path, folder) == model, "what QEMU reads")
+
+
+def modes(part, parts):
+    for number, (cipher, mode, vector) in enumerate(MODES):
+        if number % parts != part:
+            continue
+        hashed = HASHES[number % len(HASHES)]
+        options = f",cipher-alg={cipher},cipher-mode={mode},ivgen-alg={vector},hash-alg={hashed}"
+        if vector == "essiv":
+            options += ",ivgen-hash-alg=sha256"
+        with Folder() as folder:
+            in_turns(create(folder + "/image", options), folder, number)
+
+
+def test_modes_of_qemu_1():
+    """All that qemu-img can make with AES, first part."""
+    modes(0, 2)
+
+
+def test_modes_of_qemu_2():
+    """All that qemu-img can make with AES, second part."""
+    modes(1, 2)
+
+
+def cryptsetup(path, *options, size=SIZE + 2 * MIB):
+    if not shutil.which("cryptsetup"):
+        raise Skip("cryptsetup is not installed")
+    with open(path, "wb") as file:
+        file.truncate(size)
+    done = subprocess.run(["cryptsetup", "luksFormat", "--batch-mode", "--key-file", "-",
+                           "--pbkdf-force-iterations", "1000", *options, path],
+                          input=PASSPHRASE, capture_output=True, text=True, check=False)
+    check(done.returncode == 0, f"cryptsetup {options}: {done.stderr}")
+    return path
+
+
+def test_cryptsetup():
+    """Images of cryptsetup, with two key slots, of which the second fits."""
+    for options in (("-c", "aes-xts-plain64", "-s", "512", "-h", "sha256"),
+                    ("-c", "aes-xts-plain64", "-s", "256", "-h", "sha512"),
+                    ("-c", "aes-cbc-essiv:sha256", "-s", "256", "-h", "sha1"),
+                    ("-c", "aes-cbc-plain", "-s", "128", "-h", "ripemd160")):
+        with Folder() as folder:
+            path = cryptsetup(folder + "/image", "--type", "luks1", *options)
+            with open(path, "rb") as image:
+                image.seek(AT_PAYLOAD)
+                size = os.path.getsize(path) - 512 * int.from_bytes(image.read(4), "big")
+            in_turns(path, folder, str(options), size)
+            with open(folder + "/other", "w", encoding="utf-8") as other:
+                other.write("other")
+            subprocess.run(["cryptsetup", "luksAddKey", "--key-file", "-", "--pbkdf-force-iterations",
+                            "1000", path, folder + "/other"], input=PASSPHRASE, text=True,
+                           check=True)
+            with Server(image=path, defaults=("-t", "--object", "secret,id=o,data=other",
+                                              "--key-secret=o")) as server:
+                with server.client() as client:
+                    check(len(client.data(0, MIB)) == MIB, "read by the other key")
+                    client.disc()
+
+
+def test_ecb_without_vector():
+    """aes-ecb, which QEMU does not read: written and read back, nothing is in the clear."""
+    with Folder() as folder:
+        path = cryptsetup(folder + "/image", "--type", "luks1", "-c", "aes-ecb", "-s", "256")
+        for _ in range(2):
+            with Server(image=path, defaults=KEEPING) as server:
+                with server.client() as client:
+                    check(not client.write(4096, b"in the clear" * 512).error, "write")
+                    check(client.data(4096, 6144) == b"in the clear" * 512, "read")
+                    client.disc()
+        with open(path, "rb") as image:
+            check(b"in the clear" not in image.read(), "the file")
+
+
+# ---- Passphrases ----
+
+
+def start(*options, status=1):
+    done = subprocess.run([program(), "--run", 'nbdinfo --size "$uri"', *options],
+                          capture_output=True, text=True, timeout=120, check=False)
+    check(done.returncode == status, f"{options}: status {done.returncode}: {done.stderr}")
+    return done.stdout.strip() if status == 0 else done.stderr
+
+
+def qemu_refuses(*options):
+    """The sentence of qemu-nbd, behind what it puts before it."""
+    done = subprocess.run(["qemu-nbd", *options], capture_output=True, text=True, timeout=60,
+                          check=False)
+    check(done.returncode == 1, f"qemu-nbd {options}: {done.returncode}")
+    return done.stderr.strip().split("': ", 1)[-1].removeprefix("qemu-nbd: ")
+
+
+def test_secrets():
+    """The passphrase as text, file, base64, encrypted by another secret; as qemu-nbd takes it."""
+    with Folder() as folder:
+        path = create(folder + "/image")
+        coded = base64.b64encode(PASSPHRASE.encode()).decode()
+        key, vector = os.urandom(32), os.urandom(16)
+        for name, data in (("plain", PASSPHRASE.encode()), ("coded", coded.encode()), ("key", key)):
+            with open(f"{folder}/{name}", "wb") as file:
+                file.write(data)
+        sealed = subprocess.run(["openssl", "enc", "-aes-256-cbc", "-a", "-A", "-K", key.hex(),
+                                 "-iv", vector.hex()], input=PASSPHRASE.encode(),
+                                capture_output=True, check=True).stdout.decode()
+        iv = base64.b64encode(vector).decode()
+        for objects in ((f"secret,id=s,file={folder}/plain",),
+                        (f"secret,id=s,format=base64,data={coded}",),
+                        (f"secret,id=s,format=base64,file={folder}/coded",),
+                        (f"secret,id=m,file={folder}/key",
+                         f"secret,id=s,keyid=m,iv={iv},format=base64,data={sealed}")):
+            words = [word for text in objects for word in ("--object", text)]
+            check(start(*words, "--key-secret=s", path, status=0) == str(SIZE), f"{words}")
+            tool("qemu-img", "info", *words, "--image-opts", node(path))
+
+
+def test_wrong_passphrases():
+    """No key, a wrong one, no such object: the words of qemu-nbd, the way out, no secret."""
+    with Folder() as folder:
+        path = create(folder + "/image")
+        wrong = ("--object", "secret,id=s,data=other words")
+        for ours, theirs in (((path,), ("-f", "luks", path)),
+                             ((*SECRET, path), (*SECRET, "-f", "luks", path)),
+                             ((*wrong, "--key-secret=s", path),
+                              (*wrong, "--image-opts", node(path))),
+                             ((*SECRET, "--key-secret=t", path),
+                              (*SECRET, "--image-opts", node(path).replace("=s", "=t"))),
+                             (("--object", "iothread,id=s", "--key-secret=s", path),
+                              ("--object", "iothread,id=s", "--image-opts", node(path)))):
+            said, known = start(*ours), qemu_refuses(*theirs)
+            check(known in said, f"{known!r} is not in {said!r}")
+            check("other words" not in said and PASSPHRASE not in said, said)
+        check("--key-secret=ID" in start(path), "says what to do")
+
+
+def test_secret_refusals():
+    """Secrets that cannot be: the sentences of qemu-nbd."""
+    master = "secret,id=m,format=base64,data=" + base64.b64encode(bytes(32)).decode()
+    iv = base64.b64encode(bytes(16)).decode()
+    for objects in (("secret,id=s",), ("secret,id=s,data=a,file=b",),
+                    ("secret,id=s,data=!,format=base64",), ("secret,id=s,data=a,keyid=x",),
+                    ("secret,id=m,data=a", "secret,id=s,data=a,keyid=m"),
+                    (master, "secret,id=s,data=a,keyid=m"),
+                    (master, "secret,id=s,data=a,keyid=m,iv=AAAA"),
+                    (master, f"secret,id=s,data=a,keyid=m,iv={iv}"),
+                    (master, f"secret,id=s,format=base64,keyid=m,iv={iv},data={iv}"),
+                    ("iothread,id=i", "secret,id=s,data=a,keyid=i"),
+                    ("secret_keyring,id=k",), ("secret_keyring,id=k,serial=x",),
+                    ("secret_keyring,id=k,serial=77",)):
+        words = [word for text in objects for word in ("--object", text)]
+        known, said = qemu_refuses(*words, "/nowhere"), start(*words, "/nowhere")
+        check(known in said, f"{known!r} is not in {said!r}")
+
+
+# ---- What is refused ----
+
+
+def test_other_ciphers():
+    """Serpent, Twofish, CAST5, LUKS 2: refused by name."""
+    with Folder() as folder:
+        for name, mode in (("serpent-256", "xts"), ("twofish-256", "cbc"), ("cast5-128", "cbc")):
+            path = create(folder + "/" + name, f",cipher-alg={name},cipher-mode={mode}")
+            said = start(*SECRET, "--key-secret=s", path)
+            check(f"the cipher '{name.split('-')[0]}' is not supported" in said, said)
+        path = cryptsetup(folder + "/two", "--type", "luks2", "--pbkdf", "pbkdf2", size=24 * MIB)
+        said = start(*SECRET, "--key-secret=s", path)
+        check("LUKS version 2" in said and "cryptsetup convert --type luks1" in said, said)
+        path = cryptsetup(folder + "/null", "--type", "luks1", "-c", "aes-cbc-null", "-s", "256")
+        check("'aes-cbc-null' is not supported" in start(*SECRET, "--key-secret=s", path), "null")
+
+
+def edited(path, offset, data):
+    copy = path + ".edited"
+    shutil.copyfile(path, copy)
+    with open(copy, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+    return copy
+
+
+def test_broken_headers():
+    """A header that lies: refused with what is wrong, at once."""
+    largest = b"\xff\xff\xff\xff"
+    with Folder() as folder:
+        path = create(folder + "/image")
+        for offset, data, text in (
+                (AT_VERSION, b"\0\x03", "LUKS version 3"),
+                (8, b"a" * 32, "its cipher is no name"), (40, b"\x1b[31m", "its cipher mode is"),
+                (72, b"sha9\0", "the hash 'sha9'"), (108, largest, "does not go with a key"),
+                (108, bytes(4), "does not go with a key"), (164, bytes(4), "has no rounds"),
+                (164, largest, "rounds of PBKDF2"), (AT_SLOTS, largest, "neither in use nor free"),
+                (AT_SLOTS + 4, largest, "rounds of PBKDF2"), (AT_SLOTS + 4, bytes(4), "no rounds"),
+                (AT_SLOTS + 40, bytes(4), "lies in the header"),
+                (AT_SLOTS + 40, largest, "behind the end of its file"),
+                (AT_SLOTS + 44, largest, "stripes"), (AT_SLOTS + 44, bytes(4), "stripes"),
+                (AT_PAYLOAD, largest, "truncated"), (AT_PAYLOAD, bytes(4), "detached headers"),
+                (112, bytes(20), "Invalid password"), (AT_SLOTS + 8, bytes(32), "Invalid password"),
+                (4096, bytes(512), "Invalid password")):
+            said = start(*SECRET, "--key-secret=s", edited(path, offset, data))
+            check(text in said, f"{data!r} at {offset}: {said}")
+
+
+def test_truncated():
+    """A file that ends in the header, in the key slots, before the data, in a sector."""
+    with Folder() as folder:
+        path = create(folder + "/image")
+        payload = os.path.getsize(path) - SIZE
+        for size, text in ((100, "ends inside the LUKS header"), (5000, "truncated"),
+                           (payload - 1, "truncated")):
+            copy = edited(path, 0, b"LUKS")
+            os.truncate(copy, size)
+            said = start(*SECRET, "--key-secret=s", "-f", "luks", copy)
+            check(text in said, f"{size}: {said}")
+        os.truncate(copy := edited(path, 0, b"LUKS"), payload + 3 * MIB + 700)
+        check(start(*SECRET, "--key-secret=s", copy, status=0) == str(3 * MIB + 512), "cut")
+
+
+def test_not_a_luks_image():
+    """-f luks on other bytes."""
+    with Folder() as folder:
+        with open(folder + "/raw", "wb") as file:
+            file.write(content_of(MIB))
+        said = start(*SECRET, "--key-secret=s", "-f", "luks", folder + "/raw")
+        check("Volume is not in LUKS format" in said, said)
+
+
+# ---- Zeroes, TRIM, other ways to open ----
+
+
+def test_zeroes_and_trim():
+    """Zeroes are encrypted, never fast; TRIM does nothing unless asked for, and then leaves the
+    rest alone."""
+    with Folder() as folder:
+        path = create(folder + "/image")
+        with Server(image=path, defaults=KEEPING) as server:
+            with server.client() as client:
+                client.write(0, content_of(2 * MIB))
+                check(client.zero(4096, 65536, FAST_ZERO).error == ENOTSUP, "fast zero")
+                check(not client.zero(4097, 65536).error, "zero")
+                check(not client.trim(MIB, 4096).error, "trim")
+                want = bytearray(content_of(2 * MIB))
+                want[4097:4097 + 65536] = bytes(65536)
+                check(client.data(0, 2 * MIB) == want, "ignored TRIM")
+                client.disc()
+        check(content(path, folder)[:2 * MIB] == want, "what QEMU reads")
+        with Server(image=path, defaults=KEEPING + ("--discard=unmap",)) as server:
+            with server.client() as client:
+                check(not client.trim(MIB + 100, 300000).error, "trim")
+                got = client.data(0, 2 * MIB)
+                client.disc()
+        check(got[:MIB + 100] == want[:MIB + 100] and got[MIB + 300100:] == want[MIB + 300100:],
+              "TRIM changed its neighbours")
+
+
+def test_direct_and_snapshot():
+    """Around the page cache; and -s, after which the image is what it was."""
+    with Folder() as folder:
+        path = create(folder + "/image")
+        with Server("--cache=none", image=path, defaults=KEEPING) as server:
+            with server.client() as client:
+                for offset, length in ((0, MIB), (777, 12345), (MIB + 512, 70000)):
+                    check(not client.write(offset, content_of(length, offset)).error, "write")
+                    check(client.data(offset, length) == content_of(length, offset), "read")
+                client.disc()
+        with open(path, "rb") as image:
+            before = image.read()
+        with Server("-s", image=path, defaults=KEEPING) as server:
+            with server.client() as client:
+                client.write(100, b"in the clear" * 1000)
+                check(client.data(100, 12000) == b"in the clear" * 1000, "read")
+                client.disc()
+        with open(path, "rb") as image:
+            check(image.read() == before, "-s changed the image")
+
+
+main(globals())
