@@ -23,7 +23,6 @@
 #include "common/log.h"
 #include "features.h"
 #include "server/image/image.h"
-#include "server/image/qcow2/writer.h"
 
 enum {
 	SECTOR = FEATURES_SECTOR,
@@ -196,22 +195,23 @@ static void judge(const struct disk *disk)
 	const struct image_options options = {
 		.format = "qcow2", .access = IMAGE_READ_WRITE, .discard = DISCARD_UNMAP};
 	struct error err = ERROR_INIT;
-	struct qcow2_check check;
 	struct image *image;
+	int64_t corruptions;
 	int rc;
 
 	if (image_open(disk->path, &options, &image, &err)) {
 		complain("cannot be opened: %s", err.text);
 		return;
 	}
-	if (qcow2_check(image->state, false, &check) || check.corruptions)
-		complain("%llu corruptions", (unsigned long long)check.corruptions);
+	corruptions = disk_corruptions(image);
+	if (corruptions)
+		complain("%lld corruptions", (long long)corruptions);
 	compare(image, true);
 	image_close(image);
 	judge_snapshot(disk);
 	if (fault.at % QEMU_EVERY)
 		return;
-	rc = run("qemu-img check -q -f qcow2 %s >/dev/null 2>&1", disk->path);
+	rc = disk_ask_qemu(disk);
 	if (rc != 0 && rc != 3)
 		complain("qemu-img check: %d", rc);
 }
@@ -285,7 +285,7 @@ static int play(const struct features *row, bool all_ways)
 {
 	struct disk disk = {.row = row, .folder = folder, .sectors = SECTORS, .content = content};
 	struct fresh fresh;
-	unsigned int count;
+	unsigned int count, step = 1;
 
 	bad = went_on = 0;
 	if (disk_make(&disk)) {
@@ -295,7 +295,9 @@ static int play(const struct features *row, bool all_ways)
 	fresh.bytes[0] = file_load(disk.path, &fresh.size[0]);
 	fresh.bytes[1] = file_load(disk.data, &fresh.size[1]);
 	count = live_anew(&disk, &fresh, UINT_MAX, 0);
-	for (unsigned int at = 1; at <= count && !bad; at++)
+	if (features_has(row, AXIS_CLUSTER, "2097152") && !all_ways)
+		step = 1 + count / 16; /* their tables are long, each life takes its time */
+	for (unsigned int at = 1; at <= count && !bad; at += step)
 		for (unsigned int way = 0; way < 4; way++)
 			if (is_wanted(at, way, all_ways))
 				live_anew(&disk, &fresh, at, way);

@@ -2,7 +2,8 @@
 /*
  * Combinations of features, and images that have them. What lies where in a new image: of areas of
  * 16 KiB the backing file has two of three, the image itself two of four (all of them when it is
- * compressed), so that clusters of any size are found whole, mixed and missing.
+ * compressed), so that clusters of any size are found whole, mixed and missing. Images with lazy
+ * refcounts are dirty, as a writer leaves them that was killed: their refcounts are wrong.
  */
 #include "features.h"
 
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include "server/image/image.h"
+#include "server/image/qcow2/writer.h"
 
 enum {
 	VALUES = 8,
@@ -327,6 +329,52 @@ static int fill(const struct disk *disk)
 	return rc ? -1 : 0;
 }
 
+/* Says that the refcounts may be wrong, and sees to it that they are. */
+static int make_dirty(const struct disk *disk)
+{
+	int fd = open(disk->path, O_RDWR);
+	size_t cluster = (size_t)atoi(value_of(disk->row, AXIS_CLUSTER));
+	uint8_t *zeroes = calloc(1, cluster), word[8], *bits = &word[7];
+	bool done = fd >= 0 && pread(fd, word, 8, QCOW2_AT_INCOMPATIBLE) == 8;
+
+	*bits |= QCOW2_INCOMPATIBLE_DIRTY;
+	done = done && pwrite(fd, word, 8, QCOW2_AT_INCOMPATIBLE) == 8 &&
+	       pread(fd, word, 8, QCOW2_AT_REFTABLE) == 8 &&
+	       pread(fd, word, 8, (off_t)qcow2_get(word, 8)) == 8 &&
+	       pwrite(fd, zeroes, cluster, (off_t)qcow2_get(word, 8)) == (ssize_t)cluster;
+	free(zeroes);
+	if (fd >= 0)
+		close(fd);
+	return done ? 0 : -1;
+}
+
+static bool is_dirty(const struct disk *disk)
+{
+	int fd = open(disk->path, O_RDONLY);
+	uint8_t head[QCOW2_HEADER_V3] = {0};
+	bool dirty = fd >= 0 && pread(fd, head, sizeof(head), 0) > 0 && head[7] >= 3 &&
+		     head[QCOW2_AT_INCOMPATIBLE + 7] & QCOW2_INCOMPATIBLE_DIRTY;
+
+	if (fd >= 0)
+		close(fd);
+	return dirty;
+}
+
+int disk_ask_qemu(const struct disk *disk)
+{
+	return run("qemu-img check -q %s -f qcow2 %s >%s/said 2>&1", is_dirty(disk) ? "-r all" : "",
+		   disk->path, disk->folder);
+}
+
+int64_t disk_corruptions(struct image *image)
+{
+	struct qcow2 *q = image->state;
+	struct qcow2_check check;
+	int rc = qcow2_check(q, q->header.incompatible & QCOW2_INCOMPATIBLE_DIRTY, &check);
+
+	return rc ? rc : (int64_t)check.corruptions;
+}
+
 int disk_make(struct disk *disk)
 {
 	char options[512], backing[256], raw[160];
@@ -356,5 +404,7 @@ int disk_make(struct disk *disk)
 	}
 	if (rc == 0 && !is_plain(disk->row, AXIS_SNAPSHOT))
 		rc = run("qemu-img snapshot -c before %s", disk->path);
+	if (rc == 0 && !is_plain(disk->row, AXIS_LAZY))
+		rc = make_dirty(disk);
 	return rc ? -1 : 0;
 }

@@ -58,6 +58,14 @@ enum layer disk_layer(const struct disk *disk, uint64_t sector);
 /* Makes the image, its backing file and its data file. 0, or -1. */
 int disk_make(struct disk *disk);
 
+/* qemu-img check, what it says in the file `said` of the folder: 0 clean, 3 leaks, 2 corruptions,
+ * 1 or other: cannot be opened or read. Of a dirty image: after it has been repaired. */
+int disk_ask_qemu(const struct disk *disk);
+/* Our own checker: how many corruptions, after repairs in memory when the image is dirty. -errno:
+ * it could not count. */
+struct image;
+int64_t disk_corruptions(struct image *image);
+
 /* A whole file: to be freed, empty where there is none; and back. false: it could not be written.
  */
 uint8_t *file_load(const char *path, size_t *size);

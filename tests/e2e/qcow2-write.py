@@ -123,6 +123,24 @@ def in_turns(disk):
 globals().update(parts_of(in_turns))
 
 
+def test_raw_data_file():
+    """A data file that is called raw holds the disk by itself, with subclusters and without: after
+    each turn, and after zeroes and discards alone."""
+    for changes in ({}, {"cluster_size": "4096"}, {"extended_l2": "on"}):
+        with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+            disk = Disk(directory, plain_row(data_file="raw", **changes))
+            in_turns(disk)
+            with Server(image=disk.path, defaults=WRITABLE) as server:
+                client = server.client()
+                check(not client.write(0, b"d" * 2 * MIB).error, "write")
+                check(not client.zero(0, MIB // 2).error, "zero")
+                check(not client.zero(MIB // 2, MIB // 2, NO_HOLE).error, "zero")
+                check(not client.trim(MIB, MIB).error and not client.flush().error, "trim")
+                with open(disk.path + ".data", "rb") as data:
+                    check(not any(data.read(MIB)), "zeroes are not in the raw data file")
+                    check_same(data.read(MIB), client.data(MIB, MIB), "the raw data file")
+
+
 def worker(server, number, turns, contents, failed):
     """Writes its own quarter of each cluster; all of them write the same clusters."""
     chance = random.Random(number)
@@ -311,12 +329,15 @@ def test_metadata_is_guarded():
     with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
         path = os.path.join(directory, "disk.qcow2")
         tool("qemu-img", "create", "-q", "-f", "qcow2", path, "8M")
+        tool("qemu-img", "snapshot", "-c", "before", path)
         tool("qemu-io", "-f", "qcow2", "-c", "write -P 5 0 128k", path)
         with open(path, "rb") as file:
-            head = file.read(0x60000)
+            head = file.read()
         l1 = struct.unpack_from(">Q", head, 40)[0]
         l2 = struct.unpack_from(">Q", head, l1)[0] & 0xfffffffffffe00
-        for target in (l1, l2, 0x10000, 0x20000):
+        snapshots = struct.unpack_from(">Q", head, 64)[0]
+        l1_before = struct.unpack_from(">Q", head, snapshots)[0]
+        for target in (l1, l2, 0x10000, 0x20000, snapshots, l1_before):
             with open(path, "wb") as file:
                 file.write(head)
                 file.seek(l2 + 8)
@@ -382,6 +403,13 @@ def test_locks():
         with Server("-r", image=disk.path, defaults=WRITABLE):
             tool("qemu-io", "-r", "-f", "qcow2", "-c", "read 0 512", disk.path)
             tool("qemu-io", "-f", "qcow2", "-c", "write 0 512", disk.path, status=1)
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        disk = Disk(directory, plain_row(data_file="plain"))
+        with Server(image=disk.path, defaults=WRITABLE):
+            tool("qemu-io", "-f", "raw", "-c", "write 0 512", disk.path + ".data", status=1)
+        with Server("-r", image=disk.path, defaults=WRITABLE):
+            tool("qemu-io", "-f", "raw", "-c", "write 0 512", disk.path + ".data", status=1)
+            tool("qemu-io", "-r", "-f", "raw", "-c", "read 0 512", disk.path + ".data")
 
 
 def test_temporary_overlay():

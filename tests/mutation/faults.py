@@ -15,7 +15,8 @@ An entry, as in a unified diff without line numbers:
 
 White space inside and before lines does not count, so formatting the code breaks no entry. The
 lines of context and those that go must be found exactly once, in a row. More "file" lines with
-hunks may follow. A rule is one of the protocol's, as tests cite it (S87, C8), or "own" for what
+hunks may follow. Behind a test of tests/crash stands the pairing of features in which it must see
+the fault, maybe with the number of cuts before it. A rule is one of the protocol's, as tests cite it (S87, C8), or "own" for what
 the project itself demands.
 """
 
@@ -139,7 +140,7 @@ def check_citation(fault):
         raise BadFault(f"{fault.place}: no test tests/{fault.test}")
     with open(path, encoding="utf-8") as source:
         text = source.read()
-    if fault.function:
+    if fault.function and fault.test.endswith(".py"):
         found = re.search(rf'^def {re.escape(fault.function)}\(\):\n    """(.*?)"""', text,
                           re.MULTILINE | re.DOTALL)
         if not found:

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The qcow2 driver where time and memory matter: more metadata than its cache holds, slices that
+ * change while they are read, clusters that are freed while somebody reads them. On a temporary
+ * overlay over an empty disk. This program's pread64 takes the place of the C library's, so that
+ * something can happen in the middle of a read.
+ */
+#include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "server/image/epoch.h"
+#include "server/image/image.h"
+#include "server/image/qcow2/cache.h"
+#include "server/image/qcow2/writer.h"
+
+enum { SECTOR = 512, CLUSTER = 65536, TABLE_ENTRIES = CLUSTER / 8 };
+
+#define STRIDE (UINT64_C(512) * CLUSTER)        /* guest bytes of one slice of an L2 table */
+#define SLICES (QCOW2_CACHE_BYTES / 4096 + 900) /* more than are kept */
+
+static char path[64];
+static struct image *image;
+static struct qcow2 *q;
+
+/* Happens once, when the file is read at this offset: after the bytes have been read. */
+static struct {
+	uint64_t offset; /* 0: never */
+	void (*happen)(void);
+} event;
+
+ssize_t pread64(int fd, void *buffer, size_t length, off64_t offset);
+
+ssize_t pread64(int fd, void *buffer, size_t length, off64_t offset)
+{
+	ssize_t got = syscall(SYS_pread64, fd, buffer, length, offset);
+	bool now = event.offset && (uint64_t)offset == event.offset && fd == q->file->fd;
+
+	if (now) {
+		event.offset = 0;
+		event.happen();
+	}
+	return got;
+}
+
+static void setup(void)
+{
+	const struct image_options options = {
+		.format = "raw", .access = IMAGE_READ_WRITE, .discard = DISCARD_UNMAP};
+	struct error err = ERROR_INIT;
+	const char *folder = access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm";
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/hawser-qcow2-write-XXXXXX", folder);
+	fd = mkstemp(path);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(ftruncate(fd, (off_t)(SLICES * STRIDE)), 0);
+	close(fd);
+	ck_assert_int_eq(setenv("TMPDIR", folder, 1), 0);
+	ck_assert_msg(image_open_temporary(path, &options, &image, &err) == 0, "%s", err.text);
+	q = image->state;
+	event.offset = 0;
+}
+
+static void teardown(void)
+{
+	image_close(image);
+	unlink(path);
+}
+
+static void put(uint64_t offset, uint32_t value)
+{
+	uint32_t sector[SECTOR / 4];
+
+	for (size_t i = 0; i < SECTOR / 4; i++)
+		sector[i] = value;
+	ck_assert_int_eq(image_write(image, sector, offset, SECTOR), 0);
+}
+
+static uint32_t get(uint64_t offset)
+{
+	uint32_t sector[SECTOR / 4];
+
+	ck_assert_int_eq(image_read(image, sector, offset, SECTOR), 0);
+	for (size_t i = 1; i < SECTOR / 4; i++)
+		ck_assert_uint_eq(sector[i], sector[0]);
+	return sector[0];
+}
+
+/* A cluster for each slice, and with them more slices than the cache can hold. */
+static void fill(void)
+{
+	for (uint32_t i = 0; i < SLICES; i++)
+		put(i * STRIDE, i + 1);
+}
+
+/* Reads them all, twice: of the cache's slots none is left as it was. */
+static void read_all(void)
+{
+	for (int pass = 0; pass < 2; pass++)
+		for (uint32_t i = 1; i < SLICES; i++)
+			ck_assert_uint_eq(get(i * STRIDE), i + 1);
+}
+
+START_TEST(test_more_than_the_cache)
+{
+	fill();
+	ck_assert_uint_eq(get(0), 1);
+	read_all();
+	ck_assert_int_eq(qcow2_flush(image), 0);
+	ck_assert_uint_eq(q->cache->dirty_count, 0);
+	ck_assert_uint_eq(q->cache->pinned, 0);
+	read_all();
+	for (uint32_t i = 0; i < SLICES; i += 7)
+		put(i * STRIDE + CLUSTER, ~i);
+	for (uint32_t i = 0; i < SLICES; i += 7)
+		ck_assert_uint_eq(get(i * STRIDE + CLUSTER), ~i);
+	ck_assert_uint_eq(get(0), 1);
+}
+END_TEST
+
+/* ---- A slice that changes while it is read ---- */
+
+static uint64_t table_of(uint64_t offset)
+{
+	return atomic_load(&q->l1[offset / CLUSTER / TABLE_ENTRIES]) & QCOW2_OFFSET_MASK;
+}
+
+static void change_flush_evict(void)
+{
+	put(CLUSTER, 77);
+	ck_assert_int_eq(qcow2_flush(image), 0);
+	read_all();
+}
+
+START_TEST(test_slice_changes_while_it_is_read)
+{
+	fill();
+	ck_assert_int_eq(qcow2_flush(image), 0);
+	read_all(); /* the first slice is no longer in memory */
+	event.happen = change_flush_evict;
+	event.offset = table_of(0);
+	ck_assert_uint_eq(get(0), 1);
+	ck_assert_uint_eq(event.offset, 0);
+	ck_assert_uint_eq(get(CLUSTER), 77);
+}
+END_TEST
+
+/* ---- Tables that are new ---- */
+
+START_TEST(test_new_tables_are_guarded)
+{
+	uint8_t entry[8];
+
+	fill();
+	ck_assert_int_eq(qcow2_flush(image), 0);
+	read_all();
+	/* The file says that a guest cluster is where another table is. */
+	qcow2_put(entry, 8, table_of(SLICES / 2 * STRIDE) | QCOW2_COPIED);
+	ck_assert_int_eq(pwrite(q->file->fd, entry, 8, (off_t)(table_of(0) + 8)), 8);
+	memset(entry, 0, sizeof(entry));
+	ck_assert_int_eq(image_write(image, entry, CLUSTER, sizeof(entry)), -EIO);
+	ck_assert_uint_eq(get(SLICES / 2 * STRIDE), SLICES / 2 + 1);
+}
+END_TEST
+
+/* ---- Clusters that are freed while somebody reads them ---- */
+
+START_TEST(test_freed_cluster_waits_for_readers)
+{
+	struct extent extent;
+	uint32_t sector[SECTOR / 4];
+	int rounds = 0;
+
+	put(0, 1);
+	ck_assert_int_eq(qcow2_flush(image), 0);
+	epoch_enter();
+	ck_assert_int_eq(image_map(image, 0, SECTOR, MAP_READ, 0, &extent), 0);
+	ck_assert_int_eq(extent.kind, EXTENT_FILE);
+	ck_assert_int_eq(image_discard(image, 0, CLUSTER), 0);
+	for (uint64_t i = 1; i < 8; i++) {
+		ck_assert_int_eq(qcow2_flush(image), 0);
+		put(i * CLUSTER, 100 + (uint32_t)i);
+	}
+	ck_assert_int_eq(hostfile_read(extent.file, sector, SECTOR, extent.file_offset), 0);
+	ck_assert_uint_eq(sector[0], 1);
+	epoch_leave();
+	/* Now its place is given to others. */
+	for (uint64_t i = 8; sector[0] == 1 || sector[0] == 0; i++) {
+		ck_assert_int_lt(rounds++, 8);
+		ck_assert_int_eq(qcow2_flush(image), 0);
+		put(i * CLUSTER, 100 + (uint32_t)i);
+		ck_assert_int_eq(hostfile_read(extent.file, sector, SECTOR, extent.file_offset), 0);
+	}
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("qcow2-write");
+	TCase *tcase = tcase_create("time");
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+	tcase_set_timeout(tcase, 120);
+	tcase_add_checked_fixture(tcase, setup, teardown);
+	tcase_add_test(tcase, test_more_than_the_cache);
+	tcase_add_test(tcase, test_slice_changes_while_it_is_read);
+	tcase_add_test(tcase, test_new_tables_are_guarded);
+	tcase_add_test(tcase, test_freed_cluster_waits_for_readers);
+	suite_add_tcase(suite, tcase);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
