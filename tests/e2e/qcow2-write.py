@@ -5,6 +5,7 @@ qcow2 images written through the server and by QEMU in turns: after each turn bo
 bytes as a model, and qemu-img check finds neither corruption nor a leak.
 """
 
+import itertools
 import os
 import random
 import struct
@@ -15,8 +16,8 @@ import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "protocol"))
 
-from harness import MIB, Server, check, main, program  # noqa: E402
-from nbdraw import ENOTSUP, FAST_ZERO, FUA, NO_HOLE  # noqa: E402
+from harness import ALLOCATION, MIB, Server, check, main, program  # noqa: E402
+from nbdraw import ENOTSUP, FAST_ZERO, FUA, NO_HOLE, REQ_ONE  # noqa: E402
 from qcow2disk import SCRATCH, Disk, check_same, parts_of, plain_row, title, tool  # noqa: E402
 
 KEEPING = ("-t", "-e", "0", "-f", "qcow2")
@@ -82,6 +83,34 @@ class Model:
                 check(bad is None, f"{title(self.disk.row)}: old data at {start + (bad or 0)}")
                 self.bytes[start:end] = got
 
+    def check_status(self, client):
+        """The map of the disk covers all of it, and zeroes are where it says so."""
+        at = 0
+        while at < self.disk.size:
+            length = min(self.disk.size - at, self.chance.choice((MIB, 8 * MIB, 100 * MIB)))
+            request = client.status(at, length, self.chance.choice((0, 0, 0, REQ_ONE)))
+            check(not request.error and request.extents[ALLOCATION], f"status: {request}")
+            for size, status in request.extents[ALLOCATION]:
+                if status & 2:
+                    check(not any(self.bytes[at:at + size]),
+                          f"{title(self.disk.row)}: {size} bytes at {at} are told as zeroes")
+                at += size
+        check(at == self.disk.size, f"the map ends at {at}")
+
+    def check_by_qemu_io(self):
+        """qemu-io reads runs of one byte where the model has them."""
+        commands = []
+        while len(commands) < 50:
+            at = self.chance.randrange(0, self.disk.size // 512) * 512
+            byte, end = self.bytes[at], at + 512
+            while end < self.disk.size and end - at < 65536 and self.bytes[end] == byte:
+                end += 1
+            run = self.bytes[at:end]
+            run = run[:len(run) - len(run.lstrip(bytes((byte,))))]
+            commands += ["-c", f"read -P {byte} {at} {len(run)}"]
+        out = tool("qemu-io", "-r", "-f", "qcow2", *commands, self.disk.path)
+        check("failed" not in out, f"{title(self.disk.row)}: {out}")
+
     def compare(self, got, who):
         check_same(got, self.bytes, f"{title(self.disk.row)}: {who}")
 
@@ -89,14 +118,19 @@ class Model:
 def turn(disk, model, steps, options=WRITABLE):
     """Ours: requests, then what QEMU finds in the file."""
     with Server(image=disk.path, defaults=options) as server:
-        client = server.client()
+        clients = [server.client(mode, [ALLOCATION] if mode != "simple" else ())
+                   for mode in server.modes()]
         for _ in range(steps):
-            model.step(client)
-        model.compare(b"".join(client.data(at, min(MIB, disk.size - at))
+            model.step(model.chance.choice(clients))
+        model.compare(b"".join(clients[0].data(at, min(MIB, disk.size - at))
                                for at in range(0, disk.size, MIB)), "the server")
-        client.disc()
+        for client in clients[1:]:
+            model.check_status(client)
+        for client in clients:
+            client.disc()
     disk.check()
     model.compare(disk.content(), "QEMU")
+    model.check_by_qemu_io()
 
 
 def qemu_turn(disk, model):
@@ -121,6 +155,17 @@ def in_turns(disk):
 
 
 globals().update(parts_of(in_turns))
+
+
+def test_every_cluster_size():
+    """Sizes between those of the matrix, with all widths of refcounts."""
+    widths = itertools.cycle(("2", "4", "8", "16", "32", "64"))
+    for bits in (10, 11, 13, 14, 15, 17, 18, 19, 20):
+        with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+            in_turns(Disk(directory, plain_row(cluster_size=str(1 << bits), snapshot="yes",
+                                               refcount_bits=next(widths), backing="short",
+                                               extended_l2="on" if bits > 13 else "off"),
+                          seed=bits))
 
 
 def test_raw_data_file():
