@@ -2,6 +2,9 @@
 # make install, make uninstall: one list drives both. The folders are set at the top of the
 # Makefile; DESTDIR goes in front of all of them. Files that name a program's path are templates
 # (*.in) and are finished in the build folder.
+#
+# hawserd is installed a second time under the name qemu-nbd, as a link in a folder of its own:
+# /usr/bin/qemu-nbd belongs to QEMU's package. Who wants it puts $(LIBEXECDIR) first in PATH.
 
 HELPERS := $(BUILD)/kmod-helpers
 
@@ -49,9 +52,11 @@ endef
 .PHONY: install uninstall
 install: $(foreach i,$(INSTALLED),$(call source_of,$(i))) ## install below DESTDIR and PREFIX
 	$(foreach i,$(INSTALLED),$(call install_one,$(i)))
+	$(Q)$(INSTALL) -d '$(DESTDIR)$(LIBEXECDIR)'
+	$(Q)ln -sfn '$(BINDIR)/hawserd' '$(DESTDIR)$(LIBEXECDIR)/qemu-nbd'
 	@echo "installed below '$(DESTDIR)$(PREFIX)'; systemd wants to know: systemctl daemon-reload"
 
 uninstall: ## remove what install has put there
-	$(Q)rm -f $(foreach i,$(INSTALLED),'$(call target_of,$(i))')
-	$(Q)if [ -d '$(DESTDIR)$(DOCDIR)' ]; then \
-		rmdir --ignore-fail-on-non-empty '$(DESTDIR)$(DOCDIR)'; fi
+	$(Q)rm -f $(foreach i,$(INSTALLED),'$(call target_of,$(i))') '$(DESTDIR)$(LIBEXECDIR)/qemu-nbd'
+	$(Q)for folder in '$(DESTDIR)$(DOCDIR)' '$(DESTDIR)$(LIBEXECDIR)'; do \
+		if [ -d "$$folder" ]; then rmdir --ignore-fail-on-non-empty "$$folder"; fi; done

@@ -36,14 +36,16 @@ static const struct {
 
 /* What -L has no use for, in qemu-nbd's words. */
 static const char *const not_with_list[] = {
-	"export-name",      "description", "offset",  "connect",       "disconnect",
-	"format",           "cache",       "nocache", "load-snapshot", "bitmap",
-	"allocation-depth", "discard",     "aio",     "partition",     "key-secret"};
+	"export-name", "description", "connect",       "disconnect", "format",
+	"cache",       "nocache",     "load-snapshot", "bitmap",     "allocation-depth",
+	"discard",     "aio",         "partition",     "key-secret"};
 
 static int check_list(const struct options *options, int operands, struct error *err)
 {
 	if (operands)
 		return error_set(err, EINVAL, "List mode is incompatible with a file name");
+	if (options->server.export_.offset)
+		return error_set(err, EINVAL, "List mode is incompatible with per-device settings");
 	for (size_t i = 0; i < sizeof(not_with_list) / sizeof(not_with_list[0]); i++)
 		if (options_given(options, not_with_list[i]))
 			return error_set(err, EINVAL,
@@ -86,6 +88,8 @@ int options_check(struct options *options, int operands, struct error *err)
 		    options_given(options, exclusive[i].other))
 			return error_set(err, EINVAL, "--%s and --%s are mutually exclusive",
 					 exclusive[i].one, exclusive[i].other);
+	if (options->selinux_label && !options->socket && !options->device && !options->run)
+		return error_set(err, EINVAL, "--selinux-label is not permitted without --socket");
 	if (options_given(options, "partition") && options_given(options, "offset"))
 		return error_set(err, EINVAL, "Cannot request partition and offset together");
 	if (check_tls(options, err) < 0)
@@ -101,8 +105,10 @@ int options_check_activation(const struct options *options, unsigned int count, 
 		const char *name;
 		const char *said;
 	} own[] = {
-		{"connect", "NBD device"},   {"socket", "Unix socket"},   {"bind", "The interface"},
-		{"port", "TCP port number"}, {"stdio", "Standard input"}, {"run", "A command"},
+		{"connect", "NBD device"},          {"socket", "Unix socket"},
+		{"bind", "The interface"},          {"port", "TCP port number"},
+		{"stdio", "Standard input"},        {"run", "A command"},
+		{"selinux-label", "SELinux label"},
 	};
 
 	if (!count)

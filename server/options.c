@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * The table of options and what follows from it. Texts of errors that scripts may know from
- * qemu-nbd are the same here. An option of qemu-nbd that this version lacks is in the table, too:
- * it is refused by name, never ignored.
+ * qemu-nbd are the same here.
  */
 #include "options.h"
 
@@ -24,7 +23,6 @@ enum row_kind {
 	ROW_FLAG,    /* sets the bool at place */
 	ROW_TEXT,    /* sets the const char * at place */
 	ROW_CALL,    /* asks set() */
-	ROW_LATER,   /* known, comes with a later version */
 };
 
 typedef int option_setter(struct options *options, const char *value, struct error *err);
@@ -267,8 +265,6 @@ static int set_verbose(struct options *options, const char *value, struct error 
 	{ROW_TEXT, letter, name, argument, help, offsetof(struct options, member), NULL}
 #define CALL(letter, name, argument, set, help) \
 	{ROW_CALL, letter, name, argument, help, 0, set}
-#define LATER(letter, name, argument) \
-	{ROW_LATER, letter, name, argument, NULL, 0, NULL}
 #define HEADING(help) \
 	{ROW_HEADING, 0, NULL, NULL, help, 0, NULL}
 
@@ -277,6 +273,8 @@ static const struct option_row table[] = {
 	CALL('p', "port", "PORT", set_port, "TCP port (default " NBD_DEFAULT_PORT ")"),
 	TEXT('b', "bind", "HOST", bind, "address to listen on (default " OPTIONS_BIND_DEFAULT ")"),
 	CALL('k', "socket", "PATH", set_socket, "listen on this Unix socket instead"),
+	TEXT(0, "selinux-label", "LABEL", selinux_label,
+	     "SELinux label of the socket of -k"),
 	FLAG(0, "stdio", stdio, "serve one client: the socket on standard input"),
 	TEXT(0, "run", "COMMAND", run,
 	     "serve on a private socket while COMMAND runs, with\n"
@@ -357,8 +355,6 @@ static const struct option_row table[] = {
 	FLAG('L', "list", list, "show what the server at -k, or -b and -p, exports"),
 	CALL('h', "help", NULL, set_help, "print this help"),
 	CALL('V', "version", NULL, set_version, "print the version"),
-
-	LATER(0, "selinux-label", "LABEL"),
 };
 /* clang-format on */
 
@@ -392,15 +388,6 @@ bool options_given(const struct options *options, const char *name)
 	return row >= 0 && (options->seen & (UINT64_C(1) << row));
 }
 
-static int unavailable(const struct option_row *row, struct error *err)
-{
-	if (row->letter)
-		return error_set(err, EINVAL,
-				 "option '-%c' (--%s) is not available in this version",
-				 row->letter, row->name);
-	return error_set(err, EINVAL, "option '--%s' is not available in this version", row->name);
-}
-
 static int take(struct options *options, int code, const char *value, struct error *err)
 {
 	int index = row_of_code(code);
@@ -420,22 +407,61 @@ static int take(struct options *options, int code, const char *value, struct err
 		return 0;
 	case ROW_CALL:
 		return row->set(options, value, err);
-	case ROW_LATER:
-		return unavailable(row, err);
 	case ROW_HEADING:
 		break;
 	}
 	return 0;
 }
 
+/* Options that qemu-nbd has not. */
+static const char *const ours[] = {"auto-read-only", "control", "drop-bitmaps",
+				   "no-references",  "run",     "stdio"};
+
+static bool is_ours(const char *name)
+{
+	for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++)
+		if (!strcmp(ours[i], name))
+			return true;
+	return false;
+}
+
+/* Does this word of the command line shorten an option of qemu-nbd? */
+static bool shortens_theirs(const char *word, size_t length)
+{
+	for (int row = 0; row < ROWS; row++)
+		if (table[row].name && !is_ours(table[row].name) &&
+		    !strncmp(table[row].name, word, length))
+			return true;
+	return false;
+}
+
+/*
+ * An option of ours must not make ambiguous what qemu-nbd takes for a shortened one (--r, --no,
+ * --con): getopt_long hears of it only when a word means it and none of qemu-nbd's.
+ */
+static bool is_meant(const char *name, int argc, char **argv)
+{
+	if (!is_ours(name))
+		return true;
+	for (int i = 1; i < argc; i++) {
+		const char *word = !strncmp(argv[i], "--", 2) ? argv[i] + 2 : "";
+		size_t length = strcspn(word, "=");
+
+		if (length && !strncmp(name, word, length) && !shortens_theirs(word, length))
+			return true;
+	}
+	return false;
+}
+
 /* The table in getopt_long's form. */
-static void build_getopt(struct option long_options[ROWS + 1], char letters[2 * ROWS + 1])
+static void build_getopt(int argc, char **argv, struct option long_options[ROWS + 1],
+			 char letters[2 * ROWS + 1])
 {
 	memset(long_options, 0, (ROWS + 1) * sizeof(*long_options));
 	for (int row = 0; row < ROWS; row++) {
 		const struct option_row *from = &table[row];
 
-		if (!from->name)
+		if (!from->name || !is_meant(from->name, argc, argv))
 			continue;
 		*long_options++ = (struct option){from->name,
 						  from->argument ? required_argument : no_argument,
@@ -466,7 +492,7 @@ int options_parse(struct options *options, int argc, char **argv, struct error *
 	int code;
 
 	set_defaults(options);
-	build_getopt(long_options, letters);
+	build_getopt(argc, argv, long_options, letters);
 	optind = 0; /* glibc: start anew, for a second call in one process */
 	while ((code = getopt_long(argc, argv, letters, long_options, NULL)) != -1) {
 		if (take(options, code, optarg, err) < 0)
@@ -502,8 +528,6 @@ static void print_row(FILE *out, const struct option_row *row)
 	const char *line = row->help;
 	int used;
 
-	if (row->kind == ROW_LATER)
-		return;
 	if (row->kind == ROW_HEADING) {
 		fprintf(out, "\n%s\n", line);
 		return;
@@ -539,6 +563,9 @@ void options_print_help(FILE *out)
 
 void options_print_version(FILE *out)
 {
-	/* Not the name as invoked: programs read this line to learn whose options these are. */
-	fprintf(out, "hawserd %s (Hawser)\n", HAWSER_VERSION);
+	/* Programs read this line to learn whose options these are, and of which version. */
+	if (!strcmp(log_program(), "qemu-nbd"))
+		fprintf(out, "qemu-nbd " OPTIONS_QEMU_VERSION " (Hawser %s)\n", HAWSER_VERSION);
+	else
+		fprintf(out, "hawserd %s (Hawser)\n", HAWSER_VERSION);
 }

@@ -38,6 +38,7 @@ struct options {
 	const char *device; /* -c */
 	const char *run;
 	const char *pid_file;
+	const char *selinux_label;
 	const char *control;    /* NULL: not given */
 	const char *key_secret; /* id of an object, or NULL */
 	bool stdio;
@@ -62,6 +63,8 @@ struct options {
 };
 
 #define OPTIONS_BIND_DEFAULT "0.0.0.0"
+/* Under the name of qemu-nbd: the version whose options these are. */
+#define OPTIONS_QEMU_VERSION "10.0.0"
 
 /*
  * Fills *options and checks what excludes what. 0, or -EINVAL with the sentence to print. Reorders

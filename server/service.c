@@ -26,6 +26,7 @@
 #include "control.h"
 #include "daemon.h"
 #include "device.h"
+#include "label.h"
 #include "listener.h"
 
 struct service {
@@ -83,6 +84,18 @@ static int go_background(struct service *service, struct error *err)
 	return daemon_fork(&service->daemon, err);
 }
 
+static int listen_unix(struct service *service, const char *path, struct error *err)
+{
+	const char *label = service->options->selinux_label;
+	int rc = label ? label_sockets(label, err) : 0;
+
+	if (!rc)
+		rc = listener_open_unix(&service->listeners, path, err);
+	if (!rc && label)
+		rc = label_sockets(NULL, err);
+	return rc;
+}
+
 /* Names are resolved before signals are blocked: that can take long. */
 static int listen_everywhere(struct service *service, unsigned int activation, struct error *err)
 {
@@ -102,7 +115,7 @@ static int listen_everywhere(struct service *service, unsigned int activation, s
 		path = service->captive.socket;
 	}
 	if (!rc && path)
-		rc = listener_open_unix(&service->listeners, path, err);
+		rc = listen_unix(service, path, err);
 	for (size_t i = 0; !rc && i < service->listeners.count; i++)
 		rc = server_add_listener(service->server, service->listeners.items[i].fd, err);
 	return rc;

@@ -31,11 +31,22 @@ static const struct {
 	uint32_t offset, length;
 	const char *bytes;
 } magics[] = {
-	{"qcow2", 0, 4, "QFI\xfb"},     {"qed", 0, 4, "QED\0"},
-	{"vmdk", 0, 4, "KDMV"},         {"vhdx", 0, 8, "vhdxfile"},
-	{"vpc", 0, 8, "conectix"},      {"vdi", 0x40, 4, "\x7f\x10\xda\xbe"},
-	{"luks", 0, 6, "LUKS\xba\xbe"}, {"parallels", 0, 16, "WithoutFreeSpace"},
+	{"qcow", 0, 8, "QFI\xfb\0\0\0\1"},
+	{"qcow2", 0, 4, "QFI\xfb"},
+	{"qed", 0, 4, "QED\0"},
+	{"vmdk", 0, 4, "KDMV"},
+	{"vhdx", 0, 8, "vhdxfile"},
+	{"vpc", 0, 8, "conectix"},
+	{"vdi", 0x40, 4, "\x7f\x10\xda\xbe"},
+	{"luks", 0, 6, "LUKS\xba\xbe"},
+	{"parallels", 0, 16, "WithoutFreeSpace"},
+	{"parallels", 0, 16, "WithouFreSpacExt"},
+	{"bochs", 0, 22, "Bochs Virtual HD Image"},
+	{"cloop", 0, 38, "#!/bin/sh\n#V2.0 Format\nmodprobe cloop"},
 };
+
+/* Formats that a file does not begin with. */
+static const char *const unmarked[] = {"dmg", "vvfat"};
 
 static const struct image_driver *driver_find(const char *format)
 {
@@ -50,6 +61,9 @@ static const char *format_known(const char *format)
 	for (size_t i = 0; i < sizeof(magics) / sizeof(magics[0]); i++)
 		if (strcmp(magics[i].format, format) == 0)
 			return magics[i].format;
+	for (size_t i = 0; i < sizeof(unmarked) / sizeof(unmarked[0]); i++)
+		if (strcmp(unmarked[i], format) == 0)
+			return unmarked[i];
 	return NULL;
 }
 
@@ -140,6 +154,9 @@ static int open_file(const struct image_place *place, struct image *image, struc
 			err, EINVAL,
 			"Could not open '%s': It is neither a regular file nor a block device",
 			place->path);
+	if (rc == -EISDIR && image->read_only)
+		return error_set(err, EISDIR, "'file' driver requires '%s' to be a regular file",
+				 place->path);
 	if (rc)
 		return error_set_errno(err, -rc, "Could not open '%s'", place->path);
 	rc = check_kind(image->file, place, err);

@@ -37,11 +37,15 @@ fi
 grep -q '^ExecStart=/opt/h/bin/hawser attach %i$' \
 	"$work/root/opt/h/lib/systemd/system/hawser@.service" || fault "the unit starts something else"
 "$work/root/opt/h/bin/hawserd" --version >/dev/null || fault "the installed hawserd does not run"
+link=$work/root/opt/h/libexec/hawser/qemu-nbd
+[ "$(readlink "$link")" = /opt/h/bin/hawserd ] || fault "qemu-nbd leads to $(readlink "$link")"
+[[ $(exec -a qemu-nbd "$work/root/opt/h/bin/hawserd" -V) == "qemu-nbd "[1-9]*.*.*" ("*")" ]] ||
+	fault "under the name qemu-nbd it is another program"
 "$work/root/opt/h/bin/hawser" --version >/dev/null || fault "the installed hawser does not run"
 
 echo "somebody else's" >"$work/root/opt/h/share/doc/hawser/notes"
 in_root uninstall
-left=$(find "$work/root" -type f -printf '%P\n')
+left=$(find "$work/root" ! -type d -printf '%P\n')
 [ "$left" = opt/h/share/doc/hawser/notes ] || fault "left behind, or too much removed: $left"
 in_root uninstall || fault "a second uninstall fails"
 
