@@ -90,7 +90,8 @@ int credentials_load(const struct nbd_uri *uri, struct tls_creds **creds, struct
 		return rc;
 	if (config.kind == TLS_X509 && !config.directory && !config.ca_file)
 		config.directory = folder = default_folder();
-	return tls_creds_new(creds, &config, err);
+	rc = tls_creds_new(creds, &config, err);
+	return rc == -EINVAL ? -ENOKEY : rc;
 }
 
 const char *credentials_host(const struct nbd_uri *uri)

@@ -10,7 +10,8 @@
 #include "common/tls.h"
 #include "common/uri.h"
 
-/* 0; -EINVAL when the URI contradicts itself, or another -errno when they cannot be loaded. */
+/* 0; -EINVAL when the URI contradicts itself, or another -errno when they cannot be loaded or
+ * used. */
 int credentials_load(const struct nbd_uri *uri, struct tls_creds **creds, struct error *err);
 
 /* The name that the server's certificate must have; NULL: none (a socket of this machine). */

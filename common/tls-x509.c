@@ -148,9 +148,7 @@ static int load_certificate(SSL_CTX *context, const struct tls_config *config, s
 
 static int bad_certificate(const struct tls_config *config, int code, struct error *err)
 {
-	return error_set(err, EINVAL,
-			 "our own %s certificate is of no use: %s; sanity-check=off loads it all "
-			 "the same",
+	return error_set(err, EINVAL, "our own %s certificate is of no use: %s",
 			 config->side == TLS_SERVER ? "server" : "client",
 			 X509_verify_cert_error_string(code));
 }
@@ -170,7 +168,8 @@ static int check_chain(SSL_CTX *context, const struct tls_config *config, X509 *
 	} else {
 		X509_VERIFY_PARAM *param = X509_STORE_CTX_get0_param(verification);
 
-		X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_PARTIAL_CHAIN);
+		X509_VERIFY_PARAM_set_flags(
+			param, X509_VERIFY_PARAM_get_flags(SSL_CTX_get0_param(context)));
 		X509_STORE_CTX_set_purpose(verification, config->side == TLS_SERVER
 								 ? X509_PURPOSE_SSL_SERVER
 								 : X509_PURPOSE_SSL_CLIENT);

@@ -165,6 +165,7 @@ class Client:
             self.sock.connect(address)
         self.sock.settimeout(patience)
         self.handshake_flags = None
+        self.demands_tls = False  # set by tests of such servers, until TLS is on
         self.no_zeroes = False
         self.structured = False
         self.extended = False
@@ -278,7 +279,8 @@ class Client:
             before.append((kind, data))
         known = range(ERR_UNSUP, ERR_EXT_HEADER_REQD + 1)
         check(kind == REP_ACK or kind in known, f"S9: unknown error {kind:#x}")
-        check(kind != ERR_TLS_REQD, "S47: TLS_REQD from a server without TLS")
+        check(kind != ERR_TLS_REQD or self.demands_tls,
+              "S47 S53: TLS_REQD from a server without TLS, or under TLS")
         return OptionReply(kind, data, before)
 
     def list(self):

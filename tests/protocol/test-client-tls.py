@@ -1,0 +1,252 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""
+hawser with nbds:// against servers that will not encrypt, are somebody else, or send what nobody
+should believe (C17 to C22). HAWSER names the program (build/hawser).
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+import tempfile
+import threading
+import warnings
+
+from harness import SANITIZER, TOP, Server, check, main
+from nbdraw import (ERR_INVALID, ERR_POLICY, ERR_UNSUP, IHAVEOPT, NBDMAGIC, OPT_ABORT, OPT_LIST,
+                    OPT_STARTTLS, REP_ACK, REP_SERVER, REPLYMAGIC)
+from pki import USER, pki
+
+HAWSER = os.environ.get("HAWSER") or os.path.join(TOP, "build", "hawser")
+OK, FAILED, USAGE, REFUSED, UNREACHABLE, PROTOCOL = 0, 1, 2, 5, 6, 8
+ERR_PLATFORM = 0x80000004
+
+
+def reply(option, kind, data=b""):
+    return struct.pack(">QIII", REPLYMAGIC, option, kind, len(data)) + data
+
+
+class Peer:
+    """A server that answers STARTTLS with `answer`; with a context it then speaks TLS and lists
+    one export. `asked` is every option that came in clear, `clear` every byte behind STARTTLS."""
+
+    def __init__(self, answer=None, context=None, flags=3, close=False):
+        self.answer = reply(OPT_STARTTLS, REP_ACK) if answer is None else answer
+        self.context, self.flags, self.close = context, flags, close
+        self.asked, self.inside, self.clear = [], [], b""
+        self.directory = tempfile.mkdtemp(prefix="hawser-tls.")
+        self.path = os.path.join(self.directory, "s")
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen(8)
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client = self.listener.accept()[0]
+                client.settimeout(20)
+                with client, contextlib.suppress(OSError, EOFError):
+                    self.talk(client)
+
+    @staticmethod
+    def take(client, count):
+        data = b""
+        while len(data) < count:
+            part = client.recv(count - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+    def option(self, client):
+        _, option, length = struct.unpack(">QII", self.take(client, 16))
+        return option, self.take(client, length)
+
+    def talk(self, client):
+        client.sendall(struct.pack(">QQH", NBDMAGIC, IHAVEOPT, self.flags))
+        self.take(client, 4)
+        option, _ = self.option(client)
+        self.asked.append(option)
+        client.sendall(self.answer)
+        if self.close:
+            return
+        if not self.context:
+            self.clear += client.recv(65536)
+            return
+        with self.context.wrap_socket(client, server_side=True) as secure:
+            while True:
+                option, _ = self.option(secure)
+                self.inside.append(option)
+                if option == OPT_LIST:
+                    secure.sendall(reply(option, REP_SERVER, struct.pack(">I", 4) + b"disk"))
+                kind = REP_ACK if option in (OPT_LIST, OPT_ABORT) else ERR_UNSUP
+                secure.sendall(reply(option, kind))
+
+
+def server_context(name="server", version=None):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pki().path(name + "-cert.pem"), pki().path(name + "-key.pem"))
+    if version:
+        context.minimum_version = context.maximum_version = version
+    return context
+
+
+def uri(path, **parameters):
+    more = "".join(f"&tls-{key.replace('_', '-')}={value}" for key, value in parameters.items())
+    return f"nbds+unix://{USER}@/?socket={path}{more}"
+
+
+def hawser(address, status, *words, environment=None):
+    done = subprocess.run([HAWSER, "list", "--timeout", "10", address], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=60, check=False,
+                          env=dict(os.environ, **(environment or {})))
+    check(not SANITIZER.search(done.stderr), done.stderr)
+    check(done.returncode == status, f"{address}: status {done.returncode}, not {status}\n"
+          f"{done.stdout}{done.stderr}")
+    for word in words:
+        check(word in done.stdout + done.stderr, f"'{word}' is not in: {done.stderr}")
+    return done.stdout
+
+
+def test_no_way_back():
+    """C17: whatever a server answers to STARTTLS, nothing else is sent in clear (CVE-2019-14842)."""
+    for kind in (ERR_UNSUP, ERR_POLICY, ERR_INVALID, ERR_PLATFORM, 0x80000000 + 99):
+        with Peer(reply(OPT_STARTTLS, kind)) as peer:
+            hawser(uri(peer.path, certificates=pki().good), REFUSED, "nothing is sent without")
+            # A goodbye says nothing.
+            check(peer.clear in (b"", struct.pack(">QII", IHAVEOPT, OPT_ABORT, 0)),
+                  f"{peer.clear!r}")
+    with Peer(flags=0) as peer:
+        hawser(uri(peer.path, certificates=pki().good), REFUSED, "fixed newstyle")
+        check(OPT_LIST not in peer.asked, f"asked in clear: {peer.asked}")
+    with Peer(b"", close=True) as peer:
+        hawser(uri(peer.path, certificates=pki().good), UNREACHABLE)
+    with Peer(reply(OPT_LIST, REP_ACK)) as peer:
+        hawser(uri(peer.path, certificates=pki().good), PROTOCOL)
+
+
+def test_clear_behind_the_answer():
+    """C18: what comes in clear behind the ACK is not believed."""
+    lies = reply(OPT_LIST, REP_SERVER, struct.pack(">I", 4) + b"evil") + reply(OPT_LIST, REP_ACK)
+    for context in (None, server_context()):
+        with Peer(reply(OPT_STARTTLS, REP_ACK) + lies, context=context) as peer:
+            shown = hawser(uri(peer.path, certificates=pki().good), REFUSED, "TLS")
+            check("evil" not in shown, shown)
+            check(not peer.inside, f"went on: {peer.inside}")
+
+
+def test_first_of_all():
+    """C17 C19: STARTTLS is the first option, comes once, and the rest is asked for under TLS."""
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        with Peer(context=server_context(version=version)) as peer:
+            shown = hawser(uri(peer.path, certificates=pki().good), OK)
+            check("disk" in shown, shown)
+            check(peer.asked == [OPT_STARTTLS], f"in clear: {peer.asked}")
+            check(OPT_STARTTLS not in peer.inside and OPT_LIST in peer.inside, f"{peer.inside}")
+
+
+def test_old_versions():
+    """C20: TLS below 1.2 is not spoken."""
+    context = server_context()
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.options &= ~(ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        context.options |= ssl.OP_NO_TLSv1_2 | ssl.OP_NO_TLSv1_3
+    with Peer(context=context) as peer:
+        hawser(uri(peer.path, certificates=pki().good), REFUSED, "TLS")
+        check(not peer.inside, f"{peer.inside}")
+
+
+def test_certificates():
+    """C20: a server is believed only when its certificate is good, and has the name that was
+    expected (CVE-2024-7383, of libnbd)."""
+    folders = {name: pki().folder("client-" + name, server=f"server-{name}", client="client",
+                                  crl=name == "revoked")
+               for name in ("expired", "other", "name", "revoked")}
+    said = {"expired": "expired", "other": "certificate", "name": "mismatch",
+            "revoked": "revoked"}
+    for name, folder in folders.items():
+        creds = pki().x509(folder, "sanity-check=off", "verify-peer=off")
+        with Server(*creds, tcp=True) as server:
+            at = f"localhost:{server.port}/?tls-certificates={folder}"
+            hawser(f"nbds://{at}", REFUSED, "not accepted", said[name])
+            hawser(f"nbds://{at}&tls-verify-peer=0", OK)
+            if name == "name":
+                hawser(f"nbds://{at}&tls-hostname=elsewhere", OK)
+    with Server(*pki().x509(), tcp=True) as server:
+        good = f"?tls-certificates={pki().good}"
+        hawser(f"nbds://localhost:{server.port}/{good}", OK)
+        hawser(f"nbds://127.0.0.1:{server.port}/{good}", OK)
+        hawser(f"nbds://localhost:{server.port}/{good}&tls-hostname=elsewhere", REFUSED,
+               "mismatch")
+        # Without a folder the authorities are the system's, which do not know ours.
+        hawser(f"nbds://localhost:{server.port}/", REFUSED, "not accepted",
+               environment={"HOME": pki().top})
+        # One that the server does not take is told as such.
+        other = pki().folder("client-stranger", client="client-other")
+        hawser(f"nbds://localhost:{server.port}/?tls-certificates={other}", FAILED, "of no use")
+        none = pki().folder("client-none")
+        hawser(f"nbds://localhost:{server.port}/?tls-certificates={none}", REFUSED,
+               "certificate required")
+
+
+def test_pre_shared_keys():
+    """C20: a wrong key, an unknown user, and a server that shows a certificate instead of knowing
+    the key, are all refused."""
+    keys = f"{pki().keys}/keys.psk"
+    with Server(*pki().psk()) as server:
+        check("\"\"" in hawser(uri(server.path, psk_file=keys), OK), "the export")
+        hawser(uri(server.path, psk_file=pki().path("wrong-keys/keys.psk")), REFUSED, "TLS")
+        hawser(uri(server.path, psk_file=keys).replace(USER, "nobody"), FAILED, "no key of")
+        hawser(uri(server.path, certificates=pki().good), REFUSED, "TLS")
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        with Peer(context=server_context(version=version)) as peer:
+            hawser(uri(peer.path, psk_file=keys), REFUSED)
+            check(not peer.inside, f"{peer.inside}")
+
+
+def test_anonymous():
+    """Anonymous TLS is for those who ask for it by name, on both sides."""
+    with Server(*pki().anon()) as server:
+        hawser(uri(server.path, type="anon"), OK)
+        hawser(uri(server.path, certificates=pki().good), REFUSED, "TLS")
+        hawser(uri(server.path, psk_file=f"{pki().keys}/keys.psk"), REFUSED, "TLS")
+    with Server(*pki().x509()) as server:
+        hawser(uri(server.path, type="anon"), REFUSED, "TLS")
+
+
+def test_contradictions():
+    """C37: a URI that speaks of keys and not of encryption, or of two kinds of keys, is refused
+    before a server is asked."""
+    keys = f"{pki().keys}/keys.psk"
+    hawser(f"nbd+unix:///?socket=/x&tls-psk-file={keys}", USAGE, "write nbds+unix://")
+    hawser(f"nbd://localhost/?tls-certificates={pki().good}", USAGE, "write nbds://")
+    hawser(uri("/x", psk_file=keys, certificates=pki().good), USAGE, "both")
+    hawser(uri("/x", type="psk"), USAGE, "needs tls-psk-file")
+    hawser(uri("/x", type="rot13"), USAGE, "rot13")
+    hawser(uri("/x", psk_file="/nonexistent"), FAILED, "/nonexistent")
+    hawser(uri("/x", certificates="/nonexistent"), FAILED, "/nonexistent/ca-cert.pem")
+    hawser(uri("/x", certificates=pki().good) + "&x-tls-priority=ROT13", FAILED, "ROT13")
+
+
+def test_clear_server():
+    """C21: a server that demands TLS is told as such, with its own code."""
+    with Server(*pki().psk()) as server:
+        hawser(f"nbd+unix:///?socket={server.path}", REFUSED, "demands TLS")
+
+
+main(globals())

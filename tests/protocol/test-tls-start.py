@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Credentials that cannot be used end the start with the reason; options that cannot be meant."""
+
+import os
+import subprocess
+
+from harness import MIB, SANITIZER, Server, check, main, program
+from pki import pki, secure
+
+
+def fails(*options, words, environment=None, image="/dev/null"):
+    done = subprocess.run([program(), "-f", "raw", "-k", pki().path("no-socket"), *options, image],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+                          check=False, env=dict(os.environ, **(environment or {})))
+    check(done.returncode == 1 and not SANITIZER.search(done.stderr), f"{options}: {done}")
+    for word in words if isinstance(words, (list, tuple)) else [words]:
+        check(word in done.stderr, f"'{word}' is not in: {done.stderr}")
+    check(not os.path.exists(pki().path("no-socket")), "the socket was made")
+
+
+def test_certificates():
+    """What is missing, does not belong together or would be refused by every peer is named."""
+    fails(*pki().x509(pki().path("nowhere")), words="Unable to access credentials")
+    for part in ("ca-cert.pem", "server-cert.pem", "server-key.pem"):
+        folder = pki().folder("without-" + part, "server")
+        os.unlink(f"{folder}/{part}")
+        fails(*pki().x509(folder), words=[part, "No such file"])
+        with open(f"{folder}/{part}", "w", encoding="ascii") as out:
+            out.write("garbage")
+        fails(*pki().x509(folder), words=part)
+    folder = pki().folder("mixed", "server")
+    with open(pki().path("server-new-key.pem"), "rb") as key:
+        with open(f"{folder}/server-key.pem", "wb") as out:
+            out.write(key.read())
+    fails(*pki().x509(folder), words="does not belong to")
+    for name, word in (("expired", "expired"), ("other", "of no use")):
+        folder = pki().folder("own-" + name, "server-" + name)
+        fails(*pki().x509(folder), words=["of no use", word])
+    fails(*pki().x509(pki().folder("own-purpose", "client")), words="purpose")
+    fails(*pki().x509(pki().folder("own-revoked", "server-revoked", crl=True)), words="revoked")
+
+
+def test_keys():
+    """A file of keys with a bad line is refused, and the message shows no key."""
+    os.makedirs(pki().path("bad-keys"), exist_ok=True)
+    for text in ("alice", "alice:", "alice:0", "alice:xx", ":00", "alice:00\n\nbob:123",
+                 "a" * 129 + ":00", "alice:" + "00" * 257, ""):
+        pki().write("bad-keys/keys.psk", text)
+        fails(*pki().psk(pki().path("bad-keys")), words="keys.psk")
+    fails(*pki().psk(pki().path("nowhere")), words="Unable to access credentials")
+    fails(*pki().psk(pki().keys, "username=x"), words="username should not be set")
+
+
+def test_properties():
+    """Properties with a value that means nothing, and unknown ones, are refused by name."""
+    fails(*pki().x509(pki().good, "priority=NORMAL:+ROT13"), words="ROT13")
+    fails(*pki().x509(pki().good, "priority=NORMAL:+VERS-TLS1.0"), words="not safe")
+    fails(*pki().x509(pki().good, "priority=NORMAL:-VERS-ALL"), words="leaves no cipher")
+    fails(*pki().x509(pki().good, "verify-pear=on"), words="verify-peer")
+    fails("--object", "tls-creds-x509,id=tls,endpoint=servant,dir=/", words="endpoint")
+    fails("--object", "tls-creds-x509,id=tls,endpoint=server", words="Missing 'dir'")
+    fails(*pki().x509(pki().good, "passwordid=nobody"), words="nobody")
+
+
+def test_ids():
+    """What --tls-creds and --tls-authz name must be there, and be of the right kind and side."""
+    fails("--tls-creds", "x", words="Failed to get TLS creds: No TLS credentials with id 'x'")
+    fails("--object", "iothread,id=x", "--tls-creds", "x",
+          words="Failed to get TLS creds: Object with id 'x' is not TLS credentials")
+    fails(*pki().x509(endpoint="client"), words="server endpoint")
+    fails(*pki().x509(), "--tls-authz", "y", words="'y' not found")
+    fails(*pki().x509(), "--tls-authz", "tls", words="no rules")
+    fails(*pki().x509(), "--object", "authz-list,id=a,rules.0.match=x", "--tls-authz", "a",
+          words="needs 'match' and 'policy'")
+    fails(*pki().x509(), "--object", "authz-list-file,id=a,filename=/nonexistent", "--tls-authz",
+          "a", words="/nonexistent")
+
+
+def test_password():
+    """A private key with a password is opened by a secret, and by the right one only."""
+    folder = pki().folder("locked", "server", "client")
+    subprocess.run(["openssl", "ec", "-aes128", "-passout", "pass:sesame", "-in",
+                    pki().path("server-key.pem"), "-out", f"{folder}/server-key.pem"],
+                   check=True, capture_output=True, timeout=60)
+    fails(*pki().x509(folder), words="server-key.pem")
+
+    def secret(data):
+        return ["--object", f"secret,id=s,data={data}"]
+
+    fails(*secret("wrong"), *pki().x509(folder, "passwordid=s"), words="password")
+    with Server(*secret("sesame"), *pki().x509(folder, "passwordid=s")) as server:
+        check(secure(server.greeted()).list() == [("", "")], "LIST")
+
+
+def test_credentials_directory():
+    """A relative folder, or none, is that of the service manager's credentials."""
+    top = {"CREDENTIALS_DIRECTORY": pki().top}
+    inside = {"CREDENTIALS_DIRECTORY": pki().good}
+    base = "tls-creds-x509,id=tls,endpoint=server"
+    for text, environment in ((base + ",dir=good", top), (base, inside), (base + ",dir=.", inside)):
+        with Server("--object", text, "--tls-creds", "tls", size=MIB,
+                    environment=environment) as server:
+            check(secure(server.greeted()).list() == [("", "")], text)
+    fails("--object", base + ",dir=nowhere", "--tls-creds", "tls", environment=top,
+          words="nowhere")
+
+
+main(globals())
