@@ -367,6 +367,14 @@ static bool read_at_once(struct connection *connection, const struct nbd_request
 
 /* ---- Several runs ---- */
 
+/* What one chunk may hold of a run; where it must be cut, it ends at a sector (S79). */
+static uint64_t chunk_length(uint64_t offset, uint64_t length)
+{
+	if (length <= EXPORT_PAYLOAD_MAX)
+		return length;
+	return round_down(offset + EXPORT_PAYLOAD_MAX, NBD_SECTOR) - offset;
+}
+
 /* The first run of a range as a chunk of its own; *length: of the run. */
 static enum served send_run(struct connection *connection, const struct nbd_request *request,
 			    uint64_t offset, uint64_t left, uint64_t *length)
@@ -383,7 +391,7 @@ static enum served send_run(struct connection *connection, const struct nbd_requ
 		reply_hole(connection, request, offset, extent.length);
 		return SERVED_PART;
 	}
-	*length = extent.length = min_of(extent.length, (uint64_t)EXPORT_PAYLOAD_MAX);
+	*length = extent.length = chunk_length(offset, extent.length);
 	small = extent.length <= READ_INLINE_MAX;
 	if (small)
 		return send_cached(connection, request, offset, &extent) ? SERVED_PART : SERVED_NOT;
