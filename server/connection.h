@@ -46,6 +46,7 @@ struct payload {
 	struct pending *pending;
 	struct job *piece; /* whose buffer is being filled, or NULL */
 	uint32_t piece_used;
+	uint32_t align; /* inline pieces end at multiples of it, or 0 */
 	uint64_t began; /* as in struct statistics */
 	uint8_t collected[PAYLOAD_COLLECT_MAX];
 	uint32_t collected_used;

@@ -190,6 +190,13 @@ int export_write(struct export *export, const void *buffer, uint64_t offset, uin
 	return image_write(export->image, buffer, export->offset + offset, length);
 }
 
+bool export_write_is_quick(const struct export *export, uint64_t offset, uint64_t length,
+			   uint32_t *piece)
+{
+	return image_write_is_quick(export->image, export->offset + offset, length, piece) &&
+	       !(export->offset & (*piece - 1));
+}
+
 size_t export_next_zeroes(const struct export *export, const uint8_t *bytes, uint64_t offset,
 			  size_t length, bool *zero)
 {

@@ -108,6 +108,9 @@ int export_write_or_zero(struct export *export, const uint8_t *bytes, uint64_t o
  * export_zero() with the flags of the rule. */
 size_t export_next_zeroes(const struct export *export, const uint8_t *bytes, uint64_t offset,
 			  size_t length, bool *zero);
+/* As image_write_is_quick(). */
+bool export_write_is_quick(const struct export *export, uint64_t offset, uint64_t length,
+			   uint32_t *piece);
 int export_zero(struct export *export, uint64_t offset, uint64_t length, unsigned int flags);
 int export_discard(struct export *export, uint64_t offset, uint64_t length);
 int export_prefetch(struct export *export, uint64_t offset, uint64_t length);

@@ -436,7 +436,7 @@ static bool is_at_hand(struct connection *connection, uint64_t offset, uint64_t 
 
 		if (export_map(connection->export_, offset, length, MAP_READ, MAP_NOWAIT,
 			       &extent) ||
-		    extent.kind == EXTENT_OPAQUE ||
+		    extent.kind == EXTENT_OPAQUE || extent.kind == EXTENT_ENCRYPTED ||
 		    (extent.kind == EXTENT_FILE && !is_resident(&extent)))
 			return false;
 		offset += extent.length;

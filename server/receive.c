@@ -109,7 +109,7 @@ static void payload_advance(struct connection *connection, uint64_t length)
 static size_t take_inline(struct connection *connection, const uint8_t *bytes, size_t length)
 {
 	struct payload *payload = &connection->payload;
-	uint32_t align = piece_align(connection, ZEROES_PIECE_MAX);
+	uint32_t align = max_of(piece_align(connection, ZEROES_PIECE_MAX), payload->align);
 
 	if (length >= payload->left)
 		length = (size_t)payload->left;

@@ -102,6 +102,7 @@ static void expect_payload(struct connection *connection, const struct nbd_reque
 	payload->error = error;
 	payload->pending = NULL;
 	payload->piece = NULL;
+	payload->align = 0;
 	payload->collected_used = 0;
 	payload->began = connection->statistics.began;
 }
@@ -341,9 +342,18 @@ static bool write_may_run_inline(const struct connection *connection,
 	       !((extent->file_offset | request->length) & page);
 }
 
+/* The same where the driver must find a place first. Zeroes that are looked for need none. */
+static bool write_may_allocate(const struct connection *connection,
+			       const struct nbd_request *request, uint32_t *piece)
+{
+	return clock_now() >= connection->inline_after && !connection->export_->zeroes.unit &&
+	       export_write_is_quick(connection->export_, request->offset, request->length, piece);
+}
+
 static void begin_write(struct connection *connection, const struct nbd_request *request)
 {
 	struct extent extent;
+	uint32_t piece;
 
 	if (!request->length) {
 		reply_status(connection, request, 0);
@@ -351,6 +361,11 @@ static void begin_write(struct connection *connection, const struct nbd_request 
 	}
 	if (write_may_run_inline(connection, request, &extent)) {
 		expect_payload(connection, request, PAYLOAD_INLINE, 0);
+		return;
+	}
+	if (write_may_allocate(connection, request, &piece)) {
+		expect_payload(connection, request, PAYLOAD_INLINE, 0);
+		connection->payload.align = piece;
 		return;
 	}
 	expect_payload(connection, request, PAYLOAD_JOBS, 0);

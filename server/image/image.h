@@ -98,6 +98,9 @@ struct image_driver {
 	int (*read)(struct image *image, void *buffer, uint64_t offset, uint64_t length);
 	/* Writes what map did not let be overwritten in place. NULL: map always does. */
 	int (*write)(struct image *image, const void *buffer, uint64_t offset, uint64_t length);
+	/* See image_write_is_quick(). NULL: it is not. */
+	bool (*write_is_quick)(struct image *image, uint64_t offset, uint64_t length,
+			       uint32_t *piece);
 	/* NULL members fall back to the host file. 0 or -errno. */
 	int (*zero)(struct image *image, uint64_t offset, uint64_t length, unsigned int flags);
 	int (*discard)(struct image *image, uint64_t offset, uint64_t length);
@@ -193,6 +196,17 @@ void image_refresh(struct image *image);
 /* Blocking operations, for workers. 0 or -errno. */
 int image_read(struct image *image, void *buffer, uint64_t offset, uint64_t length);
 int image_write(struct image *image, const void *buffer, uint64_t offset, uint64_t length);
+/*
+ * Will image_write() of a range that must not be overwritten in place be done at the speed of
+ * memory, reading nothing and waiting for no disk? *piece: when the range is written in parts, they
+ * should end at multiples of it. As things are now: a wrong answer costs time only. Does not block.
+ */
+static inline bool image_write_is_quick(struct image *image, uint64_t offset, uint64_t length,
+					uint32_t *piece)
+{
+	return image->driver->write_is_quick &&
+	       image->driver->write_is_quick(image, offset, length, piece);
+}
 int image_zero(struct image *image, uint64_t offset, uint64_t length, unsigned int flags);
 /* Nothing, where the image is to keep what it has. */
 int image_discard(struct image *image, uint64_t offset, uint64_t length);

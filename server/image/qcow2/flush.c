@@ -309,7 +309,7 @@ int qcow2_flush(struct image *image)
 	return rc;
 }
 
-static bool is_full(struct qcow2 *q)
+bool qcow2_is_full(struct qcow2 *q)
 {
 	struct qcow2_writer *w = q->writer;
 	bool full;
@@ -328,10 +328,10 @@ int qcow2_relieve(struct qcow2 *q)
 	struct qcow2_writer *w = q->writer;
 	int rc = 0;
 
-	if (!is_full(q))
+	if (!qcow2_is_full(q))
 		return 0;
 	pthread_mutex_lock(&w->flush_lock);
-	if (is_full(q)) /* nobody has done it while we waited */
+	if (qcow2_is_full(q)) /* nobody has done it while we waited */
 		rc = atomic_load(&w->broken) ? atomic_load(&w->broken) : flush(q);
 	pthread_mutex_unlock(&w->flush_lock);
 	return rc;

@@ -294,6 +294,7 @@ const struct image_driver image_driver_qcow2 = {
 	.map = qcow2_map,
 	.read = qcow2_read,
 	.write = qcow2_write,
+	.write_is_quick = qcow2_write_is_quick,
 	.zero = qcow2_zero,
 	.discard = qcow2_discard,
 	.flush = qcow2_flush,

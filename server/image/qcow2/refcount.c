@@ -316,3 +316,17 @@ int qcow2_allocate(struct qcow2 *q, uint64_t wanted, uint64_t *first, uint64_t *
 	trace_qcow2_allocated(q->file->fd, *first, *got);
 	return 0;
 }
+
+bool qcow2_allocation_is_quick(const struct qcow2 *q, uint64_t wanted, bool *fresh)
+{
+	const struct qcow2_writer *w = q->writer;
+	uint64_t per_block = qcow2_block_refcounts(&q->header);
+	/* Behind the clusters may come a table and a block. */
+	uint64_t first = w->next_free / per_block, last = (w->next_free + wanted + 2) / per_block;
+
+	*fresh = w->next_free >= w->virgin;
+	for (uint64_t index = first; index <= last; index++)
+		if (index >= w->reftable_size || (w->reftable[index] && !w->blocks[index].bytes))
+			return false;
+	return !w->stable.count;
+}

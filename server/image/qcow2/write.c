@@ -10,6 +10,7 @@
 
 #include "common/cleanup.h"
 #include "common/size.h"
+#include "server/image/epoch.h"
 #include "writer.h"
 
 /* One step: guest clusters in a row that get host clusters in a row. */
@@ -311,4 +312,66 @@ int qcow2_write(struct image *image, const void *buffer, uint64_t offset, uint64
 		length -= done;
 	}
 	return rc;
+}
+
+/* ---- What can be written at once ---- */
+
+enum { QUICK_CLUSTER_MAX = 128 << 10 };
+
+/* Has the image nothing of its own in the range? *zero: and it reads as zeroes. */
+static bool is_unused(struct qcow2 *q, uint64_t offset, uint64_t length, bool *zero)
+{
+	*zero = true;
+	while (length) {
+		struct extent extent;
+
+		if (qcow2_map(q->image, offset, length, MAP_READ, MAP_NOWAIT, &extent))
+			return false;
+		if (extent.kind != EXTENT_ZERO || !extent.hole) {
+			*zero = false;
+			if (extent.depth < 2)
+				return false;
+		}
+		offset += extent.length;
+		length -= extent.length;
+	}
+	return true;
+}
+
+/* No L2 table of the range has to be copied. */
+static bool tables_are_ours(const struct qcow2 *q, uint64_t first, uint64_t last)
+{
+	for (uint64_t i = first >> q->l2_bits; i <= last >> q->l2_bits; i++) {
+		uint64_t entry = atomic_load(&q->l1[i]);
+
+		if (entry && !(entry & QCOW2_COPIED))
+			return false;
+	}
+	return true;
+}
+
+bool qcow2_write_is_quick(struct image *image, uint64_t offset, uint64_t length, uint32_t *piece)
+{
+	struct qcow2 *q = image->state;
+	struct qcow2_writer *w = q->writer;
+	uint64_t begin = round_down(offset, q->cluster_size);
+	uint64_t end = round_up(offset + length, q->cluster_size);
+	uint64_t first = begin >> q->cluster_bits, last = (end - 1) >> q->cluster_bits;
+	bool whole = begin == offset && end == offset + length, zero, fresh, quick;
+	EPOCH_SCOPE;
+
+	if (!w || !atomic_load_explicit(&w->prepared, memory_order_acquire) ||
+	    q->cluster_size > QUICK_CLUSTER_MAX || !hostfile_is_cached(q->data) ||
+	    qcow2_has_data_file(&q->header) || end > image->size)
+		return false;
+	if (!tables_are_ours(q, first, last) || !is_unused(q, begin, end - begin, &zero) ||
+	    !(whole || zero) || qcow2_is_full(q))
+		return false;
+	if (pthread_mutex_trylock(&w->lock))
+		return false;
+	quick = !atomic_load(&w->broken) && !qcow2_is_claimed(q, first, last) &&
+		qcow2_allocation_is_quick(q, last - first + 1, &fresh) && (whole || fresh);
+	pthread_mutex_unlock(&w->lock);
+	*piece = (uint32_t)q->cluster_size;
+	return quick;
 }

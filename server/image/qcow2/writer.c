@@ -60,9 +60,9 @@ int qcow2_freed_add(struct qcow2_freed_list *list, struct qcow2_freed freed)
 
 /* ---- Claims ---- */
 
-static bool is_claimed(const struct qcow2_writer *w, uint64_t first, uint64_t last)
+bool qcow2_is_claimed(const struct qcow2 *q, uint64_t first, uint64_t last)
 {
-	for (const struct qcow2_claim *claim = w->claims; claim; claim = claim->next)
+	for (const struct qcow2_claim *claim = q->writer->claims; claim; claim = claim->next)
 		if (first <= claim->last && claim->first <= last)
 			return true;
 	return false;
@@ -72,7 +72,7 @@ void qcow2_claim(struct qcow2 *q, struct qcow2_claim *claim, uint64_t first, uin
 {
 	struct qcow2_writer *w = q->writer;
 
-	while (is_claimed(w, first, last))
+	while (qcow2_is_claimed(q, first, last))
 		pthread_cond_wait(&w->claim_ended, &w->lock);
 	*claim = (struct qcow2_claim){.first = first, .last = last, .next = w->claims};
 	w->claims = claim;

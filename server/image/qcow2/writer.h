@@ -97,6 +97,7 @@ void qcow2_writer_free(struct qcow2 *q);
 int qcow2_prepare(struct qcow2 *q);
 /* Waits until nobody else changes these guest clusters. The lock is held. */
 void qcow2_claim(struct qcow2 *q, struct qcow2_claim *claim, uint64_t first, uint64_t last);
+bool qcow2_is_claimed(const struct qcow2 *q, uint64_t first, uint64_t last);
 void qcow2_unclaim(struct qcow2 *q, struct qcow2_claim *claim);
 /* The image contradicts itself: says so, marks it, and stops all writing. Returns -EIO. Blocks. */
 int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t offset);
@@ -128,6 +129,8 @@ int qcow2_refcount_change(struct qcow2 *q, uint64_t first, uint64_t count, int c
 /* Finds up to wanted free clusters in a row, counts a reference to each; fresh: they read as
  * zeroes. */
 int qcow2_allocate(struct qcow2 *q, uint64_t wanted, uint64_t *first, uint64_t *got, bool *fresh);
+/* Can qcow2_allocate() find so many clusters without a disk? *fresh: they will read as zeroes. */
+bool qcow2_allocation_is_quick(const struct qcow2 *q, uint64_t wanted, bool *fresh);
 /* Writes all dirty blocks. */
 int qcow2_blocks_write(struct qcow2 *q);
 
@@ -173,7 +176,9 @@ void qcow2_mapping_free(struct qcow2 *q, const struct qcow2_mapping *mapping, bo
 int qcow2_flush(struct image *image);
 /* The same for what repairs have changed, with both locks held. */
 int qcow2_flush_repairs(struct qcow2 *q);
-/* The same when too much of it is in memory. */
+/* Is too much of it in memory? */
+bool qcow2_is_full(struct qcow2 *q);
+/* Then the same. */
 int qcow2_relieve(struct qcow2 *q);
 /* Gives freed clusters that nobody can use any more to the allocator. The lock is held. */
 int qcow2_reap(struct qcow2 *q);
@@ -181,6 +186,7 @@ int qcow2_reap(struct qcow2 *q);
 /* ---- write.c, zero.c ---- */
 
 int qcow2_write(struct image *image, const void *buffer, uint64_t offset, uint64_t length);
+bool qcow2_write_is_quick(struct image *image, uint64_t offset, uint64_t length, uint32_t *piece);
 int qcow2_zero(struct image *image, uint64_t offset, uint64_t length, unsigned int flags);
 int qcow2_discard(struct image *image, uint64_t offset, uint64_t length);
 
