@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: MIT
 # The command line beside that of qemu-nbd, and what only old versions of it had.
-CHECKS += tests/e2e/partitions.py tests/e2e/qemu-compat.py
+CHECKS += tests/e2e/partitions.py tests/e2e/qemu-compat.py tests/e2e/qemu-scripts.sh
