@@ -37,6 +37,7 @@ int window_open(struct image *image, struct image *child, const struct image_pla
 	image->child = child;
 	image->file = child->file;
 	image->size = size_of(window, child->size);
+	image->encrypted = child->encrypted;
 	image->read_only = child->read_only;
 	return 0;
 }

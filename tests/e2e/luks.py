@@ -369,4 +369,223 @@ def test_direct_and_snapshot():
             check(image.read() == before, "-s changed the image")
 
 
+# ---- qcow2 with LUKS ----
+
+
+def create_qcow2(path, options="", size=SIZE, backing=(), words=SECRET):
+    for _ in range(8):
+        done = subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *words, *backing, "-o",
+                               "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+                               + options, path, str(size)],
+                              capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return path
+    raise Skip(f"qemu-img create {options}: {done.stderr}")
+
+
+def node_qcow2(path, more=""):
+    return "driver=qcow2,encrypt.key-secret=s,file.filename=" + path + more
+
+
+def content_qcow2(path, folder, more="", words=SECRET):
+    raw = os.path.join(folder, "content")
+    tool("qemu-img", "convert", *words, "--image-opts", "-O", "raw", node_qcow2(path, more), raw)
+    with open(raw, "rb") as file:
+        return file.read()
+
+
+def check_qcow2(path, more=""):
+    tool("qemu-img", "check", "-q", *SECRET, "--image-opts", node_qcow2(path, more))
+
+
+def play(client, model, chance, rounds=60):
+    """Random requests, on both."""
+    size = len(model)
+    for _ in range(rounds):
+        length = chance.choice((1, 511, 512, 4096, 65536, chance.randrange(1, 400000)))
+        offset = chance.randrange(0, size - length)
+        if chance.random() < 0.5:
+            offset = offset // 512 * 512
+        data = chance.randbytes(length) if chance.random() < 0.7 else bytes(length)
+        done = client.write(offset, data) if any(data) else client.zero(offset, length)
+        check(not done.error, f"{done}")
+        model[offset:offset + length] = data
+        check(client.data(offset, length) == data, f"{length} at {offset}")
+    check(client.data(0, size) == model, "all of it")
+
+
+def qcow2_in_turns(path, folder, seed, before=None):
+    """Ours and QEMU's writes in turns; both read the same, and the tables are sound."""
+    chance = random.Random(seed)
+    model = bytearray(before or bytes(SIZE))
+    for discard in ("--discard=unmap", "--discard=ignore"):
+        with Server(discard, image=path, defaults=KEEPING) as server:
+            with server.client() as client:
+                check(client.data(0, SIZE) == model, "at the start")
+                play(client, model, chance)
+                client.disc()
+        check_qcow2(path)
+        check(content_qcow2(path, folder) == model, "what QEMU reads")
+        lines = []
+        for _ in range(5):
+            offset, byte = chance.randrange(0, SIZE - 300000) // 512 * 512, chance.randrange(1, 255)
+            length = chance.choice((512, 65536, 262144))
+            lines += ["-c", f"write -P {byte} {offset} {length}"]
+            model[offset:offset + length] = bytes([byte]) * length
+        tool("qemu-io", *SECRET, "--image-opts", *lines, node_qcow2(path))
+
+
+def test_qcow2():
+    """qcow2 with LUKS, of several cluster sizes, with subclusters, version 2."""
+    for number, options in enumerate(("", ",cluster_size=512", ",cluster_size=2M",
+                                      ",extended_l2=on", ",compat=0.10",
+                                      ",encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,"
+                                      "encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256")):
+        with Folder() as folder:
+            path = create_qcow2(folder + "/image", options)
+            qcow2_in_turns(path, folder, number)
+
+
+def test_qcow2_data_file():
+    """The same with its data in another file."""
+    with Folder() as folder:
+        path = create_qcow2(folder + "/image", f",data_file={folder}/data")
+        qcow2_in_turns(path, folder, 7)
+
+
+def test_qcow2_chain():
+    """An encrypted image over another with the same key, over a plain one, under a plain one."""
+    with Folder() as folder:
+        for number, below in enumerate(("luks", "qcow2", "raw", "qcow2+luks")):
+            base = f"{folder}/base-{number}"
+            with open(folder + "/content", "wb") as file:
+                file.write(content_of(SIZE))
+            if below == "luks":
+                create(base)
+                tool("qemu-img", "convert", *SECRET, "-n", "--target-image-opts", "-f", "raw",
+                     folder + "/content", node(base))
+            elif below == "qcow2+luks":
+                create_qcow2(base)
+                tool("qemu-img", "convert", *SECRET, "-n", "--target-image-opts", "-f", "raw",
+                     folder + "/content", node_qcow2(base))
+            else:
+                tool("qemu-img", "convert", "-O", below, folder + "/content", base)
+            path = f"{folder}/top-{number}"
+            create_qcow2(path, backing=("-u", "-b", base, "-F", below.split("+", 1)[0]))
+            more = {"luks": ",backing.key-secret=s",
+                    "qcow2+luks": ",backing.encrypt.key-secret=s"}.get(below, "")
+            chance, model = random.Random(number), bytearray(content_of(SIZE))
+            with Server(image=path, defaults=KEEPING) as server:
+                with server.client() as client:
+                    play(client, model, chance)
+                    client.disc()
+            check_qcow2(path, more)
+            check(content_qcow2(path, folder, more) == model, f"over {below}: what QEMU reads")
+
+
+def test_qcow2_two_keys():
+    """A chain whose images have keys of their own, as --image-opts says."""
+    words = ("--object", "secret,id=s,data=one", "--object", "secret,id=t,data=two")
+    with Folder() as folder:
+        base = create_qcow2(folder + "/base", words=("--object", "secret,id=s,data=two"))
+        tool("qemu-io", *words, "--image-opts", "-c", "write -P 0x42 1M 1M",
+             node_qcow2(base).replace("=s,", "=t,"))
+        path = create_qcow2(folder + "/top", backing=("-u", "-b", base, "-F", "qcow2"), words=words)
+        said = node_qcow2(path, ",backing.encrypt.key-secret=t")
+        size = start(*words, "--image-opts", said, status=0)
+        check(size == str(SIZE), size)
+        done = subprocess.run([program(), "--run", "qemu-io -f raw -c 'read -P 0x42 1M 1M' -c "
+                               "'read -P 0 2M 1M' -c 'write -P 7 1048676 300' \"$uri\"",
+                               *words, "--image-opts", said], capture_output=True, text=True,
+                              timeout=120, check=False)
+        check(done.returncode == 0 and "failed" not in done.stdout, f"{done}")
+        model = bytearray(SIZE)
+        model[MIB:2 * MIB] = b"\x42" * MIB
+        model[1048676:1048976] = b"\x07" * 300
+        check(content_qcow2(path, folder, ",backing.encrypt.key-secret=t", words) == model,
+              "what QEMU reads")
+        check("Invalid password" in start(*words, "--key-secret=s", path), "one key for both")
+
+
+def test_qcow2_snapshot():
+    """A snapshot inside stays what it was, and can be served; -s leaves the image alone and
+    nothing in the clear."""
+    with Folder() as folder:
+        path = create_qcow2(folder + "/image")
+        tool("qemu-io", *SECRET, "--image-opts", "-c", "write -P 0x21 0 2M", node_qcow2(path))
+        tool("qemu-img", "snapshot", *SECRET, "--image-opts", "-c", "then", node_qcow2(path))
+        model = bytearray(b"\x21" * 2 * MIB + bytes(2 * MIB))
+        with Server(image=path, defaults=KEEPING) as server:
+            with server.client() as client:
+                play(client, model, random.Random(3))
+                client.disc()
+        check_qcow2(path)
+        check(content_qcow2(path, folder) == model, "what QEMU reads")
+        with Server("-l", "then", image=path, defaults=KEEPING) as server:
+            with server.client() as client:
+                check(client.data(0, SIZE) == b"\x21" * 2 * MIB + bytes(2 * MIB), "the snapshot")
+                client.disc()
+        with open(path, "rb") as image:
+            before = image.read()
+        with Server("-s", image=path, defaults=KEEPING) as server:
+            with server.client() as client:
+                play(client, model, random.Random(4))
+                client.write(MIB, b"in the clear" * 1000)
+                check(client.data(MIB, 12000) == b"in the clear" * 1000, "read")
+                client.flush()
+                check(b"in the clear" not in nameless(server.process.pid), "the temporary file")
+                client.disc()
+        with open(path, "rb") as image:
+            check(image.read() == before, "-s changed the image")
+
+
+def nameless(pid):
+    """What the deleted files of a process hold."""
+    found = b""
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{name}"
+        if "(deleted)" in os.readlink(path):
+            with open(path, "rb") as file:
+                found += file.read()
+    check(len(found) > MIB, "no temporary file was found")
+    return found
+
+
+def test_qcow2_dirty():
+    """References are counted anew where an image was not closed: its keys are in use."""
+    with Folder() as folder:
+        path = create_qcow2(folder + "/image")
+        tool("qemu-io", *SECRET, "--image-opts", "-c", "write -P 9 0 1M", node_qcow2(path))
+        with open(path, "r+b") as image:
+            image.seek(79)
+            image.write(b"\1")
+        with Server(image=path, defaults=KEEPING) as server:
+            with server.client() as client:
+                for at in range(2 * MIB, 4 * MIB, 65536):
+                    check(not client.write(at, content_of(4096)).error, "write")
+                client.disc()
+        check_qcow2(path)
+        check(content_qcow2(path, folder)[:MIB] == b"\x09" * MIB, "what QEMU reads")
+
+
+def test_qcow2_refused():
+    """No key, a wrong one, a header that lies about its keys, the old encryption."""
+    with Folder() as folder:
+        path = create_qcow2(folder + "/image")
+        check("--key-secret=ID" in start(path), "no key")
+        check("Invalid password" in start("--object", "secret,id=s,data=x", "--key-secret=s", path),
+              "a wrong key")
+        with open(path, "rb") as image:
+            head = image.read(65536)
+        at = head.index(b"\x05\x37\xbe\x77") + 8
+        for offset, data, text in ((at, bytes(8), "encryption header offset"),
+                                   (at, b"\x7f" * 7 + b"\0", "encryption header offset"),
+                                   (at + 8, b"\0\0\0\1" * 2, "encryption header offset"),
+                                   (at + 8, bytes(8), "behind the end"),
+                                   (at - 8, bytes(4), "says nothing of its keys"),
+                                   (32, b"\0\0\0\1", "encrypted (AES)")):
+            said = start(*SECRET, "--key-secret=s", edited(path, offset, data))
+            check(text in said, f"{data!r} at {offset}: {said}")
+
+
 main(globals())

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 
+import luks_seeds
+
 OPT_MAGIC = b"IHAVEOPT"
 REPLY_MAGIC = bytes.fromhex("0003e889045565a9")
 EXPORT_NAME, ABORT, LIST, STARTTLS, INFO, GO, STRUCTURED, LIST_META, SET_META, EXTENDED = \
@@ -429,6 +431,7 @@ TARGETS = {
     "client-handshake": client_seeds, "uri": uri_seeds, "nbdtab": nbdtab_seeds,
     "size": size_seeds, "options": options_seeds, "json": json_seeds, "kernel": kernel_seeds,
     "top": top_seeds, "partition": partition_seeds, "trace": trace_seeds,
+    "luks": luks_seeds.seeds,
 }
 
 

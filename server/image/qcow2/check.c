@@ -193,6 +193,9 @@ static int count_all(struct counting *counting)
 
 	count_range(counting, 0, counting->q->cluster_size);
 	count_refcounts(counting);
+	if (counting->q->header.crypt == QCOW2_CRYPT_LUKS)
+		count_range(counting, counting->q->extensions.crypt_offset,
+			    counting->q->extensions.crypt_length);
 	rc = count_active(counting);
 	if (rc == 0)
 		rc = count_snapshots(counting);

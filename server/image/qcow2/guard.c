@@ -174,6 +174,8 @@ int qcow2_guard_fill(struct qcow2 *q)
 		rc = mark_refcounts(q);
 	if (rc == 0)
 		rc = mark_snapshots(q);
+	if (rc == 0 && q->header.crypt == QCOW2_CRYPT_LUKS)
+		rc = qcow2_guard_mark(q, q->extensions.crypt_offset, q->extensions.crypt_length);
 	if (rc == 0 && q->extensions.bitmaps)
 		rc = qcow2_guard_mark(q, q->extensions.bitmap_directory_offset,
 				      q->extensions.bitmap_directory_size);

@@ -225,7 +225,8 @@ static int take_crypt(const uint8_t *bytes, uint32_t length, const struct qcow2_
 		return error_set(err, EINVAL, "encryption header extension of a wrong length");
 	to->crypt_offset = get64(bytes);
 	to->crypt_length = get64(bytes + 8);
-	if (!qcow2_table_valid(header, to->crypt_offset, to->crypt_length, 1))
+	if (!to->crypt_offset || to->crypt_length > QCOW2_CRYPT_HEADER_MAX ||
+	    !qcow2_table_valid(header, to->crypt_offset, to->crypt_length, 1))
 		return error_set(err, EINVAL, "encryption header offset is invalid");
 	return 0;
 }

@@ -180,10 +180,12 @@ static int map_backing(struct qcow2 *q, uint64_t offset, uint64_t length, enum m
 	return rc;
 }
 
-/* Data behind the end of the file, which may be short, reads as zeroes. */
+/* Data behind the end of the file, which may be short, reads as zeroes; encrypted data as what they
+ * decrypt to, because that is what is there when the file grows beyond it. */
 static int answer_data(struct qcow2 *q, const struct run *run, struct extent *extent)
 {
-	uint64_t end = atomic_load_explicit(&q->data_end, memory_order_relaxed);
+	uint64_t end =
+		q->crypt ? UINT64_MAX : atomic_load_explicit(&q->data_end, memory_order_relaxed);
 	uint64_t length = run->length;
 
 	if (run->host + length > end) {
@@ -197,7 +199,8 @@ static int answer_data(struct qcow2 *q, const struct run *run, struct extent *ex
 		answer_zero(extent, length, false);
 		return 0;
 	}
-	*extent = (struct extent){.kind = EXTENT_FILE,
+	*extent = (struct extent){.kind = q->crypt ? EXTENT_ENCRYPTED : EXTENT_FILE,
+				  .crypt = q->crypt,
 				  .stable = q->image->read_only || q->data != q->file,
 				  .length = min_of(length, end - run->host),
 				  .file = q->data,
@@ -244,8 +247,11 @@ static int answer_overwrite(const struct qcow2 *q, const struct run *run, struct
 		if (qcow2_guard_hits(q, run->host, length))
 			return -EAGAIN;
 	}
-	*extent = (struct extent){
-		.kind = EXTENT_FILE, .length = length, .file = q->data, .file_offset = run->host};
+	*extent = (struct extent){.kind = q->crypt ? EXTENT_ENCRYPTED : EXTENT_FILE,
+				  .crypt = q->crypt,
+				  .length = length,
+				  .file = q->data,
+				  .file_offset = run->host};
 	return 0;
 }
 

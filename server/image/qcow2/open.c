@@ -9,7 +9,9 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "common/size.h"
+#include "server/image/crypt.h"
 #include "server/image/lock.h"
+#include "server/image/luks/luks.h"
 #include "server/image/place.h"
 #include "writer.h"
 
@@ -66,10 +68,9 @@ static int check_supported(const struct qcow2 *q, struct error *err)
 		return error_set(err, ENOTSUP,
 				 "the image is encrypted (AES), which is not supported; "
 				 "qemu-img convert can decrypt it");
-	if (header->crypt == QCOW2_CRYPT_LUKS)
-		return error_set(err, ENOTSUP,
-				 "the image is encrypted (LUKS), which is not available in this "
-				 "version");
+	if (header->crypt == QCOW2_CRYPT_LUKS && !q->extensions.crypt_offset)
+		return error_set(err, EINVAL,
+				 "the image is encrypted (LUKS), but says nothing of its keys");
 	return 0;
 }
 
@@ -139,6 +140,30 @@ static int choose_disk(struct qcow2 *q, struct error *err)
 		return rc;
 	q->image->size = snapshot->size;
 	return read_l1(q, snapshot->l1_offset, snapshot->l1_size, err);
+}
+
+/* Sectors are numbered as they are in the file. */
+static int open_crypt(struct qcow2 *q, struct error *err)
+{
+	uint64_t base = q->extensions.crypt_offset;
+	const struct secret *key;
+	struct luks_header header;
+	struct cipher *cipher;
+	int rc;
+
+	if (q->header.crypt != QCOW2_CRYPT_LUKS)
+		return 0;
+	rc = image_key(q->image, &key, err);
+	if (rc == 0)
+		rc = luks_unlock(q->file, base, base + q->extensions.crypt_length, key, &header,
+				 &cipher, err);
+	if (rc)
+		return rc;
+	q->crypt = crypt_new(cipher, 0);
+	if (!q->crypt)
+		return error_set(err, ENOMEM, "out of memory");
+	q->image->encrypted = true;
+	return 0;
 }
 
 /* ---- Other files ---- */
@@ -211,11 +236,15 @@ static int open_data_file(struct qcow2 *q, struct error *err)
 static int open_backing(struct qcow2 *q, struct error *err)
 {
 	const struct image_node *node = q->image->options.node;
+	int rc;
 
 	if (!*q->extensions.backing && !(node && node->backing))
 		return 0;
-	return image_open_backing(q->image, q->extensions.backing, q->extensions.backing_format,
-				  &q->backing, err);
+	rc = image_open_backing(q->image, q->extensions.backing, q->extensions.backing_format,
+				&q->backing, err);
+	if (q->backing)
+		q->image->encrypted |= q->backing->encrypted;
+	return rc;
 }
 
 /* ---- The driver ---- */
@@ -224,6 +253,7 @@ static void state_free(struct qcow2 *q)
 {
 	if (q->data != q->file)
 		hostfile_close(q->data);
+	crypt_free(q->crypt);
 	image_close(q->backing);
 	qcow2_writer_free(q);
 	qcow2_cache_free(q->cache);
@@ -245,8 +275,8 @@ static int make_caches(struct qcow2 *q, struct error *err)
 static int qcow2_open(struct image *image, struct error *err)
 {
 	int (*const steps[])(struct qcow2 *, struct error *) = {
-		read_header,       qcow2_snapshots_load, choose_disk, make_caches,
-		qcow2_writer_open, open_data_file,       open_backing};
+		read_header,       qcow2_snapshots_load, choose_disk,    make_caches,
+		qcow2_writer_open, open_crypt,           open_data_file, open_backing};
 	struct qcow2 *q = calloc(1, sizeof(*q));
 	int rc = 0;
 

@@ -5,6 +5,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/crypto.h>
+#include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +15,8 @@
 #include "common/cleanup.h"
 #include "common/size.h"
 #include "qcow2.h"
+#include "server/image/cipher.h"
+#include "server/image/crypt.h"
 
 enum {
 	BITS = 16,
@@ -99,6 +103,24 @@ static int create(uint64_t size, int *fd, char path[PATH_LENGTH], struct error *
 	return 0;
 }
 
+/* What is written over an encrypted disk must not come to lie on another in the clear. Nobody will
+ * ever know the key. */
+static int encrypt(struct qcow2 *q, struct error *err)
+{
+	uint8_t key[CIPHER_KEY_MAX];
+	struct cipher *cipher;
+	int rc;
+
+	if (RAND_priv_bytes(key, sizeof(key)) != 1)
+		return error_set(err, EIO, "OpenSSL has no random bytes for a key");
+	rc = cipher_new("aes", "xts-plain64", key, sizeof(key), &cipher, err);
+	OPENSSL_cleanse(key, sizeof(key));
+	if (rc)
+		return rc;
+	q->crypt = crypt_new(cipher, 0);
+	return q->crypt ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
 int image_open_temporary(const char *path, const struct image_options *options, struct image **out,
 			 struct error *err)
 {
@@ -120,7 +142,11 @@ int image_open_temporary(const char *path, const struct image_options *options, 
 	rc = create(round_up(base->size, QCOW2_SECTOR), &fd, overlay, err);
 	if (rc == 0)
 		rc = image_open(overlay, &overlay_options, out, err);
+	if (rc == 0 && base->encrypted)
+		rc = encrypt((*out)->state, err);
 	if (rc) {
+		image_close(*out);
+		*out = NULL;
 		image_close(base);
 		return rc;
 	}

@@ -23,6 +23,7 @@ struct qcow2 {
 	struct qcow2_header header;
 	struct hostfile *file;     /* metadata, and data unless there is a data file */
 	struct hostfile *data;     /* where host offsets of guest clusters point */
+	struct crypt *crypt;       /* guest data goes through it; NULL: it is not encrypted */
 	bool temporary;            /* nothing of it shall survive */
 	struct image *backing;     /* NULL: none */
 	unsigned int cluster_bits; /* these three: of the header, for the fast path */

@@ -10,6 +10,7 @@
 
 #include "common/cleanup.h"
 #include "common/size.h"
+#include "server/image/crypt.h"
 #include "server/image/epoch.h"
 #include "writer.h"
 
@@ -91,6 +92,7 @@ static int allocate_hosts(struct qcow2 *q, struct plan *plan)
 		return rc;
 	plan->host = first << q->cluster_bits;
 	plan->count = (unsigned int)got;
+	plan->fresh = plan->fresh && !q->crypt; /* zeroes are the file's, not the guest's */
 	return 0;
 }
 
@@ -138,6 +140,12 @@ static int make_plan(struct qcow2 *q, struct plan *plan, uint64_t offset, uint64
 
 /* ---- Filling; no lock ---- */
 
+static int write_host(struct qcow2 *q, const void *bytes, uint64_t length, uint64_t host)
+{
+	return q->crypt ? crypt_write(q->crypt, q->data, bytes, length, host)
+			: hostfile_write(q->data, bytes, length, host);
+}
+
 /* Copies what the guest sees at a range into its new place. */
 static int copy_range(struct qcow2 *q, uint64_t offset, uint64_t length, uint64_t host, bool fresh)
 {
@@ -157,7 +165,7 @@ static int copy_range(struct qcow2 *q, uint64_t offset, uint64_t length, uint64_
 	if (!bytes)
 		return -ENOMEM;
 	rc = image_read(q->image, bytes, offset, visible);
-	return rc ? rc : hostfile_write(q->data, bytes, length, host);
+	return rc ? rc : write_host(q, bytes, length, host);
 }
 
 /* Copies the parts [from, to) of the plan's cluster i outside of what is written. */
@@ -211,7 +219,7 @@ static int move_bytes(struct qcow2 *q, const struct plan *plan, const void *buff
 	covered(q, plan, 0, offset, length, &begin, &end);
 	rc = fill_cluster(q, plan, 0, begin, end);
 	if (rc == 0)
-		rc = hostfile_write(q->data, buffer, length, plan->host + begin);
+		rc = write_host(q, buffer, length, plan->host + begin);
 	if (rc || last == 0)
 		return rc;
 	covered(q, plan, last, offset, length, &begin, &end);
@@ -303,7 +311,7 @@ int qcow2_write(struct image *image, const void *buffer, uint64_t offset, uint64
 		rc = qcow2_map(image, offset, length, MAP_OVERWRITE, 0, &extent);
 		if (rc == 0) {
 			done = extent.length;
-			rc = hostfile_write(extent.file, at, done, extent.file_offset);
+			rc = image_write_run(&extent, at);
 		} else if (rc == -EAGAIN) {
 			rc = write_step(q, at, offset, length, &done);
 		}
@@ -362,7 +370,7 @@ bool qcow2_write_is_quick(struct image *image, uint64_t offset, uint64_t length,
 
 	if (!w || !atomic_load_explicit(&w->prepared, memory_order_acquire) ||
 	    q->cluster_size > QUICK_CLUSTER_MAX || !hostfile_is_cached(q->data) ||
-	    qcow2_has_data_file(&q->header) || end > image->size)
+	    qcow2_has_data_file(&q->header) || end > image->size || q->crypt)
 		return false;
 	if (!tables_are_ours(q, first, last) || !is_unused(q, begin, end - begin, &zero) ||
 	    !(whole || zero) || qcow2_is_full(q))

@@ -194,7 +194,7 @@ static uint64_t skip_missing(const struct qcow2 *q, uint64_t offset, uint64_t en
 static int zero_data_file(struct qcow2 *q, uint64_t offset, uint64_t end,
 			  const struct change *change)
 {
-	if (!qcow2_data_file_is_raw(&q->header))
+	if (!qcow2_data_file_is_raw(&q->header) || q->crypt)
 		return 0;
 	return hostfile_zero(q->data, offset, end - offset, change->host_flags);
 }
