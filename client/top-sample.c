@@ -51,6 +51,8 @@ static void read_numbers(const struct json_value *object, struct top_numbers *nu
 		count->errors += json_member_number(command, "errors");
 	}
 	numbers->misses = json_member_number(object, "cache_misses");
+	numbers->throttled = json_member_number(object, "throttled");
+	numbers->throttled_time = json_member_number(object, "throttled_ns");
 	numbers->jobs = json_member_number(object, "jobs");
 	numbers->buffers = json_member_number(object, "buffer_bytes");
 	for (int kind = 0; kind < TOP_KINDS; kind++) {
@@ -187,6 +189,8 @@ void top_numbers_since(const struct top_numbers *now, const struct top_numbers *
 	if (!before)
 		return;
 	change->misses = grown(now->misses, before->misses);
+	change->throttled = grown(now->throttled, before->throttled);
+	change->throttled_time = grown(now->throttled_time, before->throttled_time);
 	for (int kind = 0; kind < TOP_KINDS; kind++) {
 		struct top_count *count = &change->counts[kind];
 

@@ -209,7 +209,7 @@ static void put_kind(const struct view *view, int kind, const struct top_numbers
 static void put_workers(const struct view *view, const struct top_numbers *change)
 {
 	uint64_t reads = change->counts[TOP_READ].requests;
-	char rate[CELL_MAX], size[SIZE_TEXT_MAX];
+	char rate[CELL_MAX], time[CELL_MAX], size[SIZE_TEXT_MAX];
 
 	if (change->misses)
 		fprintf(view->out, "\n  reads not in memory: %s/s",
@@ -224,6 +224,10 @@ static void put_workers(const struct view *view, const struct top_numbers *chang
 	if (change->buffers)
 		fprintf(view->out, ", %s of buffers", size_format(change->buffers, size));
 	fputc('\n', view->out);
+	if (change->throttled)
+		fprintf(view->out, "  held up by limits: %s/s, each for %s\n",
+			show_rate(per_second(view, change->throttled), rate),
+			show_time(change->throttled_time / change->throttled, time));
 }
 
 /* The last rates as a line of small bars. */

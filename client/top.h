@@ -49,7 +49,8 @@ struct top_count {
 struct top_numbers {
 	struct top_count counts[TOP_KINDS];
 	uint64_t misses;
-	uint64_t jobs, buffers; /* now */
+	uint64_t throttled, throttled_time; /* requests, nanoseconds */
+	uint64_t jobs, buffers;             /* now */
 	struct {
 		uint64_t sum, max;
 		uint64_t buckets[LATENCY_BUCKETS];

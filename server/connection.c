@@ -16,6 +16,7 @@
 #include "buffer.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/size.h"
 #include "engine.h"
 #include "reply.h"
 #include "server-internal.h"
@@ -151,6 +152,7 @@ static ssize_t receive_once(struct connection *connection, struct input *input)
 {
 	uint8_t *target;
 	size_t direct = input->begin == input->end ? receive_target(connection, &target) : 0;
+	size_t room = connection->export_->throttle ? RECEIVE_THROTTLED : RECEIVE_BUFFER;
 	ssize_t got;
 
 	if (direct) {
@@ -166,8 +168,8 @@ static ssize_t receive_once(struct connection *connection, struct input *input)
 		input->end -= input->begin;
 		input->begin = 0;
 	}
-	got = transport_recv(&connection->transport, input->bytes + input->end,
-			     RECEIVE_BUFFER - input->end, MSG_DONTWAIT);
+	got = transport_recv(&connection->transport, input->bytes + input->end, room - input->end,
+			     MSG_DONTWAIT);
 	if (got > 0) {
 		trace_socket_received(connection->id, got);
 		input->end += (size_t)got;
@@ -226,8 +228,8 @@ static void wake_up(struct connection *connection)
 /* Is more input wanted now? */
 static bool is_listening(const struct connection *connection, const struct input *input)
 {
-	return !input->blocked && !input->yielding && !connection->disconnecting &&
-	       !connection->dead;
+	return !input->blocked && !input->yielding && !connection->resume_at &&
+	       !connection->disconnecting && !connection->dead;
 }
 
 /* Sleeps until bytes or jobs arrive; false when the deadline passed. */
@@ -245,6 +247,8 @@ static bool sleep_for_work(struct connection *connection, const struct input *in
 		return true;
 	began = clock_now();
 	deadline = connection->jobs ? CLOCK_NEVER : began + PARK_AFTER;
+	if (connection->resume_at)
+		deadline = min_of(deadline, connection->resume_at);
 	ready = poll(items, listen ? 2 : 1, clock_poll_timeout(deadline));
 	wake_up(connection);
 	connection->statistics.now = clock_now();
@@ -337,6 +341,8 @@ static bool serve_turn(struct connection *connection, struct input *input)
 			return false;
 		}
 	}
+	/* No thread is held while a request waits for its place. */
+	wanted |= connection->resume_at != 0;
 	if (!(wanted && can_park(connection, input)) && sleep_for_work(connection, input))
 		return false;
 	return can_park(connection, input) && receive_release(connection);
@@ -345,7 +351,8 @@ static bool serve_turn(struct connection *connection, struct input *input)
 /* What was received of a request waits in held for the rest. */
 static bool keep_rest(struct connection *connection, const struct input *input)
 {
-	connection->stalled = input->begin != input->end || receive_in_payload(connection);
+	connection->stalled = !connection->resume_at &&
+			      (input->begin != input->end || receive_in_payload(connection));
 	outbuf_add(&connection->held, input->bytes + input->begin, input->end - input->begin);
 	return !connection->held.failed;
 }

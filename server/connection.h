@@ -65,6 +65,7 @@ enum connection_state {
 	CONNECTION_WAITING,     /* main loop; it wants a slot */
 	CONNECTION_PARKED,      /* main loop; transmission, but idle */
 	CONNECTION_STALLED,     /* main loop; the same in the middle of a request */
+	CONNECTION_THROTTLED,   /* main loop; its next request may not begin yet */
 	CONNECTION_BUSY,        /* an engine thread */
 	CONNECTION_ENDED,       /* main loop; closed, to be freed */
 };
@@ -106,9 +107,12 @@ struct connection {
 	uint64_t inline_after;   /* writes go to workers until then: the page cache was slow */
 	uint64_t sent;           /* bytes that the socket has taken */
 	struct lender *lender;   /* pages that it was lent; NULL: none yet */
-	bool disconnecting;      /* DISC or end of stream: answer what is pending, then end */
-	bool last_call;          /* the server drains: end when nothing more is to be received */
-	atomic_bool dead;        /* nothing can be sent any more; workers look, too */
+	uint64_t throttled_at;   /* when the request at hand asked for a place; see throttle.h */
+	uint64_t resume_at;      /* from when on it may begin; 0: no request waits */
+	bool hasty;         /* its client has gone: what came from it is not worth waiting for */
+	bool disconnecting; /* DISC or end of stream: answer what is pending, then end */
+	bool last_call;     /* the server drains: end when nothing more is to be received */
+	atomic_bool dead;   /* nothing can be sent any more; workers look, too */
 
 	/* Jobs that no worker has begun; the worker pool's, under its lock. */
 	TAILQ_ENTRY(connection) ready;
@@ -189,6 +193,8 @@ bool connection_has_room(const struct connection *connection);
 /* request.c */
 /* For the request that is being taken; free() it when it has been answered. NULL: no memory. */
 struct pending *pending_new(const struct connection *connection, const struct nbd_request *request);
+/* May the request begin now? Else its place is connection->resume_at; ask again then. */
+bool request_has_budget(struct connection *connection, const struct nbd_request *request);
 void request_dispatch(struct connection *connection, const struct nbd_request *request);
 /* All of a payload has been taken. */
 void request_payload_done(struct connection *connection);

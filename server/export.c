@@ -80,6 +80,7 @@ int export_open(struct export *export, const struct export_config *config, struc
 	*export = (struct export){.name = config->name ? config->name : "",
 				  .description = config->description,
 				  .offset = config->offset,
+				  .throttle = config->throttle,
 				  .length = UINT64_MAX,
 				  .allocation_depth = config->allocation_depth};
 	statistics_book_init(&export->statistics);

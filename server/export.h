@@ -32,8 +32,9 @@ struct export
 	_Atomic uint64_t size; /* any thread reads it; export_refresh() changes it */
 	bool read_only;
 	struct cache_mode cache;
-	struct zeroes_rule zeroes; /* unit 0: written bytes are not looked at */
-	bool multi_conn;           /* more than one client at a time is served */
+	struct throttle_group *throttle; /* NULL: no limits */
+	struct zeroes_rule zeroes;       /* unit 0: written bytes are not looked at */
+	bool multi_conn;                 /* more than one client at a time is served */
 	bool allocation_depth;
 	struct image_bitmap **bitmaps;
 	char **bitmap_contexts; /* their names on the wire */

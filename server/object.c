@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "object-secret.h"
+#include "object-throttle.h"
 #include "object-tls.h"
 
 /* QEMU's threads for I/O: ours are a pool that all exports share, so there is nothing to make. */
@@ -39,13 +40,11 @@ static const struct object_type type_iothread = {
 static const struct object_type *const types[] = {
 	&object_type_secret,     &object_type_secret_keyring,  &object_type_tls_x509,
 	&object_type_tls_psk,    &object_type_tls_anon,        &object_type_authz_simple,
-	&object_type_authz_list, &object_type_authz_list_file, &type_iothread,
+	&object_type_authz_list, &object_type_authz_list_file, &object_type_throttle_group,
+	&type_iothread,
 };
 
 enum { TYPES = sizeof(types) / sizeof(types[0]) };
-
-/* Types of qemu-nbd that this version lacks are refused by name. */
-static const char *const later[] = {"throttle-group"};
 
 void object_print_types(FILE *out)
 {
@@ -59,13 +58,6 @@ static const struct object_type *type_find(const char *name, struct error *err)
 	for (size_t i = 0; i < TYPES; i++)
 		if (!strcmp(types[i]->name, name))
 			return types[i];
-	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++)
-		if (!strcmp(later[i], name)) {
-			error_set(err, EINVAL,
-				  "objects of the type '%s' are not available in this version",
-				  name);
-			return NULL;
-		}
 	error_set(err, EINVAL, "Invalid parameter '%.200s'; --object help lists the types", name);
 	return NULL;
 }

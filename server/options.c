@@ -8,14 +8,17 @@
 #include <errno.h>
 #include <getopt.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "common/cleanup.h"
 #include "common/control-path.h"
 #include "common/log.h"
 #include "common/nbd-protocol.h"
 #include "common/size.h"
 #include "control.h"
 #include "listener.h"
+#include "object-throttle.h"
 #include "options-image.h"
 
 enum row_kind {
@@ -234,6 +237,23 @@ static int set_trace(struct options *options, const char *value, struct error *e
 	return trace_setup_add(&options->trace, value, err);
 }
 
+/* A group that nobody else refers to. */
+static int set_limit(struct options *options, const char *value, struct error *err)
+{
+	AUTO_FREE char *text = NULL;
+	int rc;
+
+	if (options->server.export_.throttle_group)
+		return error_set(err, EINVAL, "--limit can only be specified once");
+	if (asprintf(&text, "throttle-group,id=" OBJECT_THROTTLE_OWN ",%s", value) < 0) {
+		text = NULL;
+		return error_set(err, ENOMEM, "out of memory");
+	}
+	options->server.export_.throttle_group = OBJECT_THROTTLE_OWN;
+	rc = object_set_add(&options->objects, text, err);
+	return rc ? error_wrap(err, "--limit") : 0;
+}
+
 static int set_help(struct options *options, const char *value, struct error *err)
 {
 	(void)value;
@@ -321,6 +341,8 @@ static const struct option_row table[] = {
 	     "(default off; unmap needs --discard=unmap)"),
 
 	HEADING("How to serve:"),
+	CALL(0, "limit", "LIMITS", set_limit,
+	     "iops=N,bps=N,...: operations and bytes per second"),
 	CALL('e', "shared", "NUM", set_shared, "clients at a time, 0: any number (default 1)"),
 	FLAG('t', "persistent", server.persistent, "go on when the last client has left"),
 	CALL(0, "handshake-limit", "SECONDS", set_handshake_limit,
@@ -414,7 +436,7 @@ static int take(struct options *options, int code, const char *value, struct err
 }
 
 /* Options that qemu-nbd has not. */
-static const char *const ours[] = {"auto-read-only", "control", "drop-bitmaps",
+static const char *const ours[] = {"auto-read-only", "control", "drop-bitmaps", "limit",
 				   "no-references",  "run",     "stdio"};
 
 static bool is_ours(const char *name)

@@ -238,6 +238,8 @@ static size_t take_request(struct connection *connection, const uint8_t *bytes, 
 		connection_kill(connection, "sent a request with a wrong magic number"); /* S72 */
 		return 0;
 	}
+	if (connection->export_->throttle && !request_has_budget(connection, &request))
+		return 0;
 	trace_request_received(connection->id, request.cookie, request.type, request.flags,
 			       request.offset, request.length);
 	request_dispatch(connection, &request);

@@ -13,6 +13,7 @@
 #include "connection.h"
 #include "engine.h"
 #include "reply.h"
+#include "throttle.h"
 #include "trace.h"
 
 typedef void request_handler(struct connection *connection, const struct nbd_request *request);
@@ -116,6 +117,49 @@ static void refuse(struct connection *connection, const struct nbd_request *requ
 		connection_kill(connection, "sent a payload above the limit"); /* S35 */
 	else
 		expect_payload(connection, request, PAYLOAD_DISCARD, error);
+}
+
+/* What counts where operations, or bytes, per second are limited. */
+static const struct {
+	bool operation, bytes;
+} costs[COMMANDS] = {
+	[NBD_CMD_READ] = {true, true},          [NBD_CMD_WRITE] = {true, true},
+	[NBD_CMD_CACHE] = {true, true},         [NBD_CMD_TRIM] = {true, false},
+	[NBD_CMD_WRITE_ZEROES] = {true, false},
+};
+
+/* A place in the export's budget; requests that are refused, or move nothing, need none. */
+static uint64_t reserve(const struct connection *connection, const struct nbd_request *request,
+			uint64_t now)
+{
+	bool writes;
+
+	if (check(connection, request) || !costs[request->type].operation)
+		return now;
+	writes = commands[request->type].writes;
+	return throttle_reserve(connection->export_->throttle,
+				writes ? THROTTLE_WRITE : THROTTLE_READ,
+				costs[request->type].bytes ? request->length : 0, now);
+}
+
+bool request_has_budget(struct connection *connection, const struct nbd_request *request)
+{
+	uint64_t now = connection->statistics.now;
+
+	if (!connection->resume_at) {
+		connection->throttled_at = now;
+		connection->resume_at = reserve(connection, request, now);
+		if (connection->resume_at > now)
+			trace_request_throttled(connection->id, request->cookie,
+						connection->resume_at - now);
+	}
+	/* At the end of the server or the client it is paid for, but does not wait. */
+	if (connection->resume_at > now && !connection->last_call && !connection->hasty)
+		return false;
+	if (connection->resume_at > connection->throttled_at)
+		statistics_throttled(&connection->statistics, now - connection->throttled_at);
+	connection->resume_at = 0;
+	return true;
 }
 
 void request_dispatch(struct connection *connection, const struct nbd_request *request)

@@ -53,7 +53,7 @@ struct server {
 	unsigned int listener_count;
 	bool listening;
 	uint64_t accept_after; /* 0: accepting */
-	struct connection_list all, negotiating, waiting, stalled, ended;
+	struct connection_list all, negotiating, waiting, stalled, throttled, ended;
 	unsigned int negotiating_count;
 	unsigned int connections, clients; /* clients hold a slot */
 	bool had_client;
@@ -99,6 +99,7 @@ int server_open(struct server **out, const struct server_config *config, struct 
 	TAILQ_INIT(&server->negotiating);
 	TAILQ_INIT(&server->waiting);
 	TAILQ_INIT(&server->stalled);
+	TAILQ_INIT(&server->throttled);
 	TAILQ_INIT(&server->ended);
 	TAILQ_INIT(&server->back);
 	pthread_mutex_init(&server->lock, NULL);
@@ -199,6 +200,8 @@ static struct connection_list *list_of(struct server *server, enum connection_st
 		return &server->waiting;
 	case CONNECTION_STALLED:
 		return &server->stalled;
+	case CONNECTION_THROTTLED:
+		return &server->throttled;
 	case CONNECTION_ENDED:
 		return &server->ended;
 	case CONNECTION_PARKED:
@@ -218,13 +221,28 @@ static void leave_state(struct server *server, struct connection *connection)
 		server->negotiating_count--;
 }
 
+/* Places are given in order, so the way from the end is short. */
+static void insert_throttled(struct server *server, struct connection *connection)
+{
+	struct connection *before = TAILQ_LAST(&server->throttled, connection_list);
+
+	while (before && before->resume_at > connection->resume_at)
+		before = TAILQ_PREV(before, connection_list, link);
+	if (before)
+		TAILQ_INSERT_AFTER(&server->throttled, before, connection, link);
+	else
+		TAILQ_INSERT_HEAD(&server->throttled, connection, link);
+}
+
 static void enter_state(struct server *server, struct connection *connection,
 			enum connection_state state)
 {
 	struct connection_list *list = list_of(server, state);
 
 	connection->state = state;
-	if (list)
+	if (state == CONNECTION_THROTTLED)
+		insert_throttled(server, connection);
+	else if (list)
 		TAILQ_INSERT_TAIL(list, connection, link);
 	if (state == CONNECTION_NEGOTIATING)
 		server->negotiating_count++;
@@ -291,8 +309,21 @@ static void serve(struct server *server, struct connection *connection)
 	}
 }
 
+/* Until its next request may begin nothing is received; epoll tells of a client that has gone even
+ * so. */
+static void throttle(struct server *server, struct connection *connection)
+{
+	leave_state(server, connection);
+	enter_state(server, connection, CONNECTION_THROTTLED);
+	set_events(server, connection, EPOLLHUP);
+}
+
 static void park(struct server *server, struct connection *connection)
 {
+	if (connection->resume_at) {
+		throttle(server, connection);
+		return;
+	}
 	/* What has been decrypted already would never wake it. */
 	if (transport_pending(&connection->transport)) {
 		serve(server, connection);
@@ -490,6 +521,10 @@ static void connection_ready(struct server *server, struct connection *connectio
 		if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 			end_connection(server, connection, TRANSPORT_CLOSE_DROP);
 		break;
+	case CONNECTION_THROTTLED:
+		connection->hasty = true;
+		serve(server, connection);
+		break;
 	case CONNECTION_PARKED:
 	case CONNECTION_STALLED:
 		serve(server, connection);
@@ -517,7 +552,8 @@ static void begin_drain(struct server *server)
 		if (connection->state == CONNECTION_BUSY)
 			connection_drain(connection);
 		else if (connection->state == CONNECTION_PARKED ||
-			 connection->state == CONNECTION_STALLED)
+			 connection->state == CONNECTION_STALLED ||
+			 connection->state == CONNECTION_THROTTLED)
 			serve(server, connection); /* it may have sent something just now */
 	}
 }
@@ -576,12 +612,13 @@ static uint64_t earliest(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
-/* All three lists are in the order of their deadlines. */
+/* All four lists are in the order of their deadlines. */
 static uint64_t next_deadline(const struct server *server)
 {
 	const struct connection *negotiating = TAILQ_FIRST(&server->negotiating);
 	const struct connection *waiting = TAILQ_FIRST(&server->waiting);
 	const struct connection *stalled = TAILQ_FIRST(&server->stalled);
+	const struct connection *throttled = TAILQ_FIRST(&server->throttled);
 	uint64_t deadline = CLOCK_NEVER;
 
 	if (negotiating)
@@ -590,6 +627,8 @@ static uint64_t next_deadline(const struct server *server)
 		deadline = earliest(deadline, waiting->deadline);
 	if (stalled)
 		deadline = earliest(deadline, stalled->deadline);
+	if (throttled)
+		deadline = earliest(deadline, throttled->resume_at);
 	if (server->accept_after)
 		deadline = earliest(deadline, server->accept_after);
 	if (server->drain_deadline)
@@ -627,6 +666,8 @@ static void check_deadlines(struct server *server)
 		log_info("client %u: stopped in the middle of a request", connection->id);
 		end_connection(server, connection, TRANSPORT_CLOSE_DROP);
 	}
+	while ((connection = TAILQ_FIRST(&server->throttled)) && connection->resume_at <= now)
+		serve(server, connection);
 	if (server->accept_after && server->accept_after <= now) {
 		server->accept_after = 0;
 		watch_listeners(server, !server->drain_deadline);

@@ -17,6 +17,7 @@
 struct authz;
 struct image_node;
 struct server;
+struct throttle_group;
 struct tls_creds;
 
 /* How an image is opened for writing. */
@@ -51,20 +52,21 @@ enum { SERVER_BITMAPS_MAX = 62 };
 
 /* One export. Strings belong to the caller and outlive the server. */
 struct export_config {
-	const char *file;              /* path of the image, or the text that describes it */
-	const struct image_node *node; /* that description; NULL: file is a path */
-	const char *throttle_group;    /* the object that limits the export, or NULL */
-	const char *format;            /* "raw", or NULL to probe */
-	const char *name;              /* export name, "" is the default export */
-	const char *description;       /* NULL or "" for none */
-	uint64_t offset;               /* start of the window, bytes */
-	const char *load_snapshot;     /* -l: an internal snapshot instead of the disk, or NULL */
-	bool snapshot;                 /* -s: writes go to a temporary overlay */
-	bool no_references;            /* refuse an image that names other files */
-	bool drop_bitmaps;             /* write although dirty bitmaps become void */
-	bool allocation_depth;         /* -A: tell which image of a chain holds what */
-	const char *const *bitmaps;    /* -B: names of the dirty bitmaps to tell */
-	size_t bitmap_count;           /* at most SERVER_BITMAPS_MAX */
+	const char *file;                /* path of the image, or the text that describes it */
+	const struct image_node *node;   /* that description; NULL: file is a path */
+	const char *throttle_group;      /* the object that limits the export, or NULL */
+	struct throttle_group *throttle; /* that object, once it is made; the caller's */
+	const char *format;              /* "raw", or NULL to probe */
+	const char *name;                /* export name, "" is the default export */
+	const char *description;         /* NULL or "" for none */
+	uint64_t offset;                 /* start of the window, bytes */
+	const char *load_snapshot;       /* -l: an internal snapshot instead of the disk, or NULL */
+	bool snapshot;                   /* -s: writes go to a temporary overlay */
+	bool no_references;              /* refuse an image that names other files */
+	bool drop_bitmaps;               /* write although dirty bitmaps become void */
+	bool allocation_depth;           /* -A: tell which image of a chain holds what */
+	const char *const *bitmaps;      /* -B: names of the dirty bitmaps to tell */
+	size_t bitmap_count;             /* at most SERVER_BITMAPS_MAX */
 	enum image_access access;
 	struct cache_mode cache;
 	enum discard_mode discard;

@@ -28,6 +28,7 @@
 #include "device.h"
 #include "label.h"
 #include "listener.h"
+#include "object-throttle.h"
 
 struct service {
 	const struct options *options;
@@ -70,6 +71,9 @@ static struct server_config make_config(const struct options *options)
 		config.persistent = true; /* the command's end is the end */
 	if (options->stdio)
 		config.persistent = false;
+	if (config.export_.throttle_group)
+		config.export_.throttle =
+			object_throttle_find(&options->objects, config.export_.throttle_group);
 	return config;
 }
 

@@ -83,6 +83,8 @@ static void json_numbers(struct json *json, const struct statistics_numbers *num
 	}
 	json_object_end(json);
 	json_number(json, "cache_misses", numbers->misses);
+	json_number(json, "throttled", numbers->throttled);
+	json_number(json, "throttled_ns", numbers->throttled_time);
 	json_number(json, "jobs", numbers->jobs);
 	json_number(json, "buffer_bytes", numbers->buffers);
 	json_object_begin(json, "latency");
@@ -220,6 +222,17 @@ static void put_misses(const struct row *row)
 	put_sample(row, "hawser_cache_misses_total", row->view->total.misses);
 }
 
+static void put_throttled(const struct row *row)
+{
+	put_sample(row, "hawser_throttled_requests_total", row->view->total.throttled);
+}
+
+static void put_throttled_time(const struct row *row)
+{
+	begin_sample(row, "hawser_throttled_seconds_total");
+	fprintf(row->out, "} %.9f\n", (double)row->view->total.throttled_time / 1e9);
+}
+
 static void put_jobs(const struct row *row)
 {
 	put_sample(row, "hawser_jobs", row->view->total.jobs);
@@ -278,6 +291,10 @@ static const struct {
 	{"hawser_request_errors", "counter", NULL, "Requests that were answered with an error.",
 	 put_errors},
 	{"hawser_cache_misses", "counter", NULL, "Reads that were handed to workers.", put_misses},
+	{"hawser_throttled_requests", "counter", NULL, "Requests that waited for their limits.",
+	 put_throttled},
+	{"hawser_throttled_seconds", "counter", "seconds", "How long they waited.",
+	 put_throttled_time},
 	{"hawser_jobs", "gauge", NULL, "Pieces of requests that are with the workers.", put_jobs},
 	{"hawser_buffer_bytes", "gauge", "bytes", "Memory of these pieces.", put_buffers},
 	{"hawser_connections", "gauge", NULL, "Clients in transmission.", put_connections},

@@ -113,6 +113,12 @@ void statistics_miss(struct statistics *statistics)
 	add(&statistics->numbers.misses, 1);
 }
 
+void statistics_throttled(struct statistics *statistics, uint64_t waited)
+{
+	add(&statistics->numbers.throttled, 1);
+	add(&statistics->numbers.throttled_time, waited);
+}
+
 void statistics_gauge(struct statistics *statistics, uint64_t jobs, uint64_t buffers)
 {
 	store(&statistics->numbers.jobs, jobs);
@@ -145,6 +151,8 @@ static void add_numbers(struct statistics_numbers *sum, const struct statistics_
 		sum->commands[i].errors += load(&one->commands[i].errors);
 	}
 	sum->misses += load(&one->misses);
+	sum->throttled += load(&one->throttled);
+	sum->throttled_time += load(&one->throttled_time);
 	sum->jobs += load(&one->jobs);
 	sum->buffers += load(&one->buffers);
 	for (int i = 0; i < STATISTICS_KINDS; i++)

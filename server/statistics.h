@@ -53,9 +53,11 @@ struct statistics_numbers {
 	struct {
 		uint64_t requests, bytes, errors; /* bytes: of requests that succeeded */
 	} commands[STATISTICS_COMMANDS];
-	uint64_t misses;  /* reads that were handed to workers */
-	uint64_t jobs;    /* with the workers now */
-	uint64_t buffers; /* bytes of their buffers now */
+	uint64_t misses;         /* reads that were handed to workers */
+	uint64_t throttled;      /* requests that waited for their place in a budget */
+	uint64_t throttled_time; /* nanoseconds, not counted as latency */
+	uint64_t jobs;           /* with the workers now */
+	uint64_t buffers;        /* bytes of their buffers now */
 	struct statistics_latency latency[STATISTICS_KINDS];
 };
 
@@ -91,6 +93,8 @@ struct statistics {
 void statistics_count(struct statistics *statistics, uint16_t type, uint64_t length, int error);
 /* A read was not in memory. */
 void statistics_miss(struct statistics *statistics);
+/* A request has waited so many nanoseconds for its place in a budget. */
+void statistics_throttled(struct statistics *statistics, uint64_t waited);
 /* What is with the workers now. */
 void statistics_gauge(struct statistics *statistics, uint64_t jobs, uint64_t buffers);
 /* The replies made until now have been sent. Reads the clock. */

@@ -47,6 +47,9 @@ TRACE_EVENT_SHOWN(request_received,
 		   uint64_t offset, uint64_t length),
 		  (client, cookie, type, flags, offset, length),
 		  (client, be64toh(cookie), nbd_command_name(type), flags, offset, length))
+TRACE_EVENT_SHOWN(request_throttled, "client=%u cookie=0x%" PRIx64 " wait_ns=%" PRIu64,
+		  (unsigned int client, uint64_t cookie, uint64_t wait), (client, cookie, wait),
+		  (client, be64toh(cookie), wait))
 TRACE_EVENT_SHOWN(payload_received, "client=%u cookie=0x%" PRIx64 " error=%d",
 		  (unsigned int client, uint64_t cookie, int error), (client, cookie, error),
 		  (client, be64toh(cookie), error))
