@@ -15,6 +15,23 @@
 
 #define DIAL_TIMEOUT (10 * CLOCK_SECOND)
 
+int load_keys(struct load_options *options)
+{
+	struct tls_config config = {.kind = options->keys ? TLS_PSK : TLS_X509,
+				    .side = TLS_CLIENT,
+				    .directory = options->certificates,
+				    .psk_file = options->keys,
+				    .verify_peer = true,
+				    .user = "bench"};
+	struct error err = ERROR_INIT;
+
+	if (!options->keys && !options->certificates)
+		return 0;
+	if (tls_creds_new(&options->creds, &config, &err))
+		fprintf(stderr, "bench-load: %s\n", err.text);
+	return -err.code;
+}
+
 static int dial(const struct load_options *options, struct transport *transport, struct error *err)
 {
 	/* A server that says nothing for so long has failed: recv returns EAGAIN. */
@@ -40,6 +57,9 @@ static int enter_export(const struct load_options *options, struct load_session 
 
 	rc = client_handshake_start(&handshake, &session->transport, clock_now() + DIAL_TIMEOUT,
 				    err);
+	if (!rc && options->creds)
+		rc = client_handshake_tls(&handshake, options->creds,
+					  options->keys ? NULL : "localhost", err);
 	if (!rc && !options->simple)
 		rc = client_handshake_structured(&handshake, err);
 	if (rc)

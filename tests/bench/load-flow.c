@@ -368,6 +368,8 @@ static int parse_replies(struct flow_group *group, struct flow *flow, const uint
 	return 0;
 }
 
+static int receive_ready(struct flow_group *group);
+
 static int receive(struct flow_group *group, struct flow *flow, int flags)
 {
 	size_t kept = flow->partial_length;
@@ -376,6 +378,9 @@ static int receive(struct flow_group *group, struct flow *flow, int flags)
 	memcpy(group->buffer, flow->partial, kept);
 	got = transport_recv(&flow->session->transport, group->buffer + kept, FLOW_BUFFER - kept,
 			     flags);
+	/* Only a plain socket waits by itself. */
+	if (got == -EAGAIN && !flags && group->share->options->creds)
+		return receive_ready(group);
 	if (got == -EAGAIN)
 		return flags & MSG_DONTWAIT ? 0 : -ETIMEDOUT;
 	if (got <= 0)
@@ -408,6 +413,15 @@ static int send_all(struct flow_group *group, bool *pending, bool *idle)
 	return 0;
 }
 
+/* Bytes that were decrypted already are in no poll. */
+static bool has_pending(const struct flow_group *group)
+{
+	for (unsigned int i = 0; i < group->share->count; i++)
+		if (transport_pending(&group->flows[i].session->transport))
+			return true;
+	return false;
+}
+
 static int receive_ready(struct flow_group *group)
 {
 	unsigned int count = group->share->count;
@@ -421,12 +435,13 @@ static int receive_ready(struct flow_group *group)
 			.events = (short)(POLLIN | (sending ? POLLOUT : 0)),
 		};
 	}
-	if (poll(group->polls, count, FLOW_TIMEOUT_MS) <= 0)
+	if (!has_pending(group) && poll(group->polls, count, FLOW_TIMEOUT_MS) <= 0)
 		return -ETIMEDOUT;
 	for (unsigned int i = 0; i < count; i++) {
 		int rc = 0;
 
-		if (group->polls[i].revents & ~POLLOUT)
+		if (group->polls[i].revents & ~POLLOUT ||
+		    transport_pending(&group->flows[i].session->transport))
 			rc = receive(group, &group->flows[i], MSG_DONTWAIT);
 		if (rc)
 			return rc;

@@ -310,6 +310,7 @@ static const char usage_text[] =
 	"usage: bench-load (--unix PATH | --tcp HOST:PORT) [OPTIONS] [-- SERVER ARGUMENT...]\n"
 	"       bench-load --op image --image FILE --size N\n"
 	"  --op OP          read (default), write, mixed, connect, startup or image\n"
+	"  --tls-certificates FOLDER | --tls-psk FILE   with TLS (user bench)\n"
 	"  --export NAME    name of the export (default: empty)\n"
 	"  --block-size N   bytes of a request (default 4k)\n"
 	"  --depth N        requests in flight on a connection (default 1)\n"
@@ -402,6 +403,8 @@ static int parse_options(struct load_options *options, int argc, char **argv)
 		{"tcp", OPTION_OTHER, NULL},
 		{"op", OPTION_OTHER, NULL},
 		{"export", OPTION_TEXT, &options->export_name},
+		{"tls-certificates", OPTION_TEXT, &options->certificates},
+		{"tls-psk", OPTION_TEXT, &options->keys},
 		{"image", OPTION_TEXT, &options->image},
 		{"size", OPTION_SIZE, &options->image_size},
 		{"block-size", OPTION_NUMBER, &options->block_size},
@@ -510,7 +513,10 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	rc = run_operation(&options, argv + optind, &sum, &seconds);
+	rc = load_keys(&options);
+	if (!rc)
+		rc = run_operation(&options, argv + optind, &sum, &seconds);
+	tls_creds_free(options.creds);
 	if (rc)
 		return 1;
 	print_result(&options, &sum, seconds);

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/tls.h"
 #include "common/transport.h"
 
 enum load_operation {
@@ -27,9 +28,12 @@ struct load_options {
 	const char *host;
 	const char *port;
 	const char *export_name;
-	const char *image;   /* LOAD_IMAGE: the file */
-	uint64_t image_size; /* LOAD_IMAGE */
-	uint64_t count;      /* requests or connections in all; 0 = until the time is up */
+	const char *certificates; /* folder: with TLS */
+	const char *keys;         /* file of pre-shared keys, user "bench": with TLS */
+	struct tls_creds *creds;  /* made of these */
+	const char *image;        /* LOAD_IMAGE: the file */
+	uint64_t image_size;      /* LOAD_IMAGE */
+	uint64_t count;           /* requests or connections in all; 0 = until the time is up */
 	uint64_t hot_bytes; /* so many first bytes of the export take hot_percent of the requests */
 	uint64_t seed;
 	double seconds;
@@ -51,6 +55,8 @@ struct load_session {
 	bool structured;
 };
 
+/* Loads the keys that the options name. 0 or -errno; a line on stderr tells why. */
+int load_keys(struct load_options *options);
 /* Connects and enters transmission. 0 or -errno; a line on stderr tells why. */
 int load_dial(const struct load_options *options, struct load_session *session);
 /* Connects and reads the greeting only: has the server begun to accept? */

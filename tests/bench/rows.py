@@ -91,6 +91,30 @@ def _data_rows():
                       writes=_is_write(load))
 
 
+# Over TCP on the loopback address: key, title, kind, what is done, keys, targets
+_TLS_WORKS = [
+    ("read-4k-d1", "4k randread depth 1", "load", _load("read", 4 * KIB, 1), "x509",
+     Targets(1.2, 1000)),
+    ("read-4k-d64", "4k randread depth 64", "load", _load("read", 4 * KIB, 64), "x509",
+     Targets(1.8, 4, 0.6)),
+    ("read-1m-d8", "1M read depth 8", "load", _load("read", MIB, 8), "x509",
+     Targets(1.3, 2, 0.8)),
+    ("write-1m-d8", "1M write depth 8", "load", _load("write", MIB, 8), "x509", Targets()),
+    ("read-1m-d8-c4", "1M read depth 8, 4 connections", "load",
+     {**_load("read", MIB, 8, 4), "threads": 2}, "x509", Targets()),
+    ("nbdcopy-out", "nbdcopy out", "copy_out", {}, "x509", Targets()),
+    ("psk-nbdcopy-out", "nbdcopy out, pre-shared key", "copy_out", {}, "psk", Targets(4, 4, 0.3)),
+    ("connect", "connect + TLS + GO", "load", {"op": "connect", "simple": True}, "x509",
+     Targets(6, 50)),
+]
+
+
+def _tls_rows():
+    for key, title, kind, load, keys, targets in _TLS_WORKS:
+        yield Row("tls-" + key, "TLS " + title, kind, targets, load, transport=keys,
+                  writes=bool(load) and _is_write(load), short=False)
+
+
 def _qcow2_rows():
     for key, title, load, targets in _QCOW2_WORKS:
         yield _qcow2_row(key, title, load, targets, "qcow2")
@@ -135,6 +159,7 @@ ROWS = [
     Row("memory", "memory: idle, after 1M reads, 16 x 32 MiB reads, writes", "memory",
         rounds=1),
     Row("startup", "start to first accept", "startup", rounds=7),
+    *_tls_rows(),
     *_qcow2_rows(),
 ]
 
@@ -147,15 +172,6 @@ MEMORY_BUSY_MIB = 128 + MEMORY_IDLE_MIB
 HOLE_READ_TOLERANCE = 1.5
 # A hit that waits for misses has the latency of the slow requests.
 WAITING_MAX = 0.5
-
-# Targets that no server of ours can be measured for yet: told, so that nobody forgets them.
-NOT_MEASURED = [
-    ("TLS, X.509, 1M read, one connection", "nbdkit 1.3, qemu-nbd 2, CPU 0.8"),
-    ("TLS, X.509, 4k randread depth 64 / 1", "nbdkit 1.8 / 1.2, qemu-nbd 4 / 1000, CPU 0.6"),
-    ("TLS, PSK, nbdcopy", "nbdkit 4, qemu-nbd 4, CPU 0.3"),
-    ("connect + TLS + GO", "nbdkit 6, qemu-nbd 50"),
-]
-
 
 def select(names, short):
     """The rows that names (a list, or None for all of the mode) stand for."""

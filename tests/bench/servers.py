@@ -14,6 +14,7 @@ import subprocess
 import time
 from pathlib import Path
 
+TLS = ("x509", "psk")  # transports: TCP with these keys
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -30,8 +31,11 @@ def _die_with_parent():
 class Place:
     """Where a server listens: a Unix socket, or a port on the loopback address."""
 
+    keys = None  # the folder of keys.py, when a row needs it
+
     def __init__(self, transport, directory):
         self.path = self.port = None
+        self.tls = transport if transport in TLS else None
         if transport == "unix":
             self.path = str(Path(directory) / "socket")
         else:
@@ -40,9 +44,23 @@ class Place:
                 self.port = probe.getsockname()[1]
 
     def load_options(self):
-        return ["--unix", self.path] if self.path else ["--tcp", f"127.0.0.1:{self.port}"]
+        tls = {"x509": ["--tls-certificates", str(self.keys)],
+               "psk": ["--tls-psk", f"{self.keys}/keys.psk"]}.get(self.tls, [])
+        where = ["--unix", self.path] if self.path else ["--tcp", f"127.0.0.1:{self.port}"]
+        return [*where, *tls]
+
+    def objects(self):
+        """Options of hawserd and qemu-nbd for TLS."""
+        if not self.tls:
+            return []
+        return ["--object", f"tls-creds-{self.tls},id=tls,endpoint=server,dir={self.keys}",
+                "--tls-creds", "tls"]
 
     def uri(self, export):
+        if self.tls:
+            words = (f"tls-psk-file={self.keys}/keys.psk" if self.tls == "psk"
+                     else f"tls-certificates={self.keys}")
+            return f"nbds://bench@localhost:{self.port}/{export}?{words}"
         if self.path:
             return f"nbd+unix:///{export}?socket={self.path}"
         return f"nbd://127.0.0.1:{self.port}/{export}"
@@ -58,6 +76,7 @@ class Place:
 
 class Server:
     export = ""
+    transports = ("unix", "tcp", *TLS)
     package = None
     formats = ("raw",)
     serves_raw = False  # takes the raw image that stands beside each qcow2 image
@@ -77,7 +96,7 @@ class Hawserd(Server):
 
     def command(self, place, image, directory, image_format):
         where = ["-k", place.path] if place.path else ["-p", str(place.port), "-b", "127.0.0.1"]
-        return [self.program, "-t", "-e", "0", "-f", image_format, *where, image]
+        return [self.program, "-t", "-e", "0", "-f", image_format, *place.objects(), *where, image]
 
 
 class HawserdRaw(Hawserd):
@@ -94,7 +113,7 @@ class QemuNbd(Server):
     def command(self, place, image, directory, image_format):
         where = ["-k", place.path] if place.path else ["-p", str(place.port), "-b", "127.0.0.1"]
         return [self.program, *self.options, "-t", "-e", "0", "-f", image_format,
-                "--cache=writeback", *where, image]
+                "--cache=writeback", *place.objects(), *where, image]
 
 
 class Nbdkit(Server):
@@ -102,13 +121,16 @@ class Nbdkit(Server):
 
     def command(self, place, image, directory, image_format):
         where = ["-U", place.path] if place.path else ["-p", str(place.port), "-i", "127.0.0.1"]
-        return [self.program, "-f", *where, "file", image]
+        tls = {"x509": ["--tls=require", f"--tls-certificates={place.keys}", "--tls-verify-peer"],
+               "psk": ["--tls=require", f"--tls-psk={place.keys}/keys.psk"]}.get(place.tls, [])
+        return [self.program, "-f", *tls, *where, "file", image]
 
 
 class NbdServer(Server):
     """Goes to the background: its debug mode would serve a single client."""
 
     export = "bench"
+    transports = ("unix", "tcp")  # its TLS needs certificates of each client, and is not raced
     package = "nbd-server"
 
     def command(self, place, image, directory, image_format):
