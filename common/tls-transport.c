@@ -24,8 +24,9 @@
 
 enum {
 	RECORD = SSL3_RT_MAX_PLAIN_LENGTH,
-	/* What one send encrypts at most, and what that may become. */
-	SEND_BATCH = 16 * RECORD,
+	/* What one send encrypts at most: as much as stays in the caches on its way to the
+	 * socket. */
+	SEND_BATCH = 4 * RECORD,
 	RECORD_OVERHEAD = 256,
 	/* Answers to a peer's key updates that it does not read: beyond this it is hostile. */
 	CONTROL_MAX = 64 << 10,

@@ -189,6 +189,7 @@ static void *engine_main(void *argument)
 		serve_connections(engine, &thread);
 	else if (engine->threads == 1)
 		give_up(engine);
+	thread_end();
 	engine->threads--;
 	pthread_cond_signal(&engine->ended);
 	pthread_mutex_unlock(&engine->lock);

@@ -2,6 +2,8 @@
 /* Small helpers over POSIX threads. */
 #include "thread.h"
 
+#include <openssl/crypto.h>
+
 #include "common/clock.h"
 
 /* Deep enough for the deepest call chain with its local buffers, small enough for hundreds. */
@@ -19,6 +21,11 @@ int thread_start(void *(*main)(void *), void *argument)
 	rc = pthread_create(&thread, &attributes, main, argument);
 	pthread_attr_destroy(&attributes);
 	return rc;
+}
+
+void thread_end(void)
+{
+	OPENSSL_thread_stop();
 }
 
 void thread_cond_init(pthread_cond_t *cond)

@@ -9,6 +9,9 @@
 
 /* Starts a detached thread with a small stack; 0 or a positive errno. */
 int thread_start(void *(*main)(void *), void *argument);
+/* Before a thread tells that it ends: gives back what libraries keep for it, which would otherwise
+ * happen when nobody waits for it any more. */
+void thread_end(void);
 /* A condition variable on the monotonic clock. */
 void thread_cond_init(pthread_cond_t *cond);
 /* The absolute time nanoseconds from now, for pthread_cond_timedwait(). */

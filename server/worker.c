@@ -95,6 +95,7 @@ static void *worker_main(void *argument)
 		run_job(job);
 		pthread_mutex_lock(&pool->lock);
 	}
+	thread_end();
 	pool->threads--;
 	pthread_cond_signal(&pool->ended);
 	pthread_mutex_unlock(&pool->lock);

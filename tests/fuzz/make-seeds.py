@@ -425,7 +425,32 @@ def partition_seeds():
         yield f"words-{len(words)}", words.encode()
 
 
+# ---- TLS: keys, priorities, rules; the first byte chooses ----
+
+def tls_seeds():
+    keys = {"plain": "alice:00ff\n\nbob:%s\n" % ("6f" * 32), "hex": "#616c:00\r\n",
+            "colon": "a:b:1234", "long": "x" * 128 + ":" + "ab" * 256, "odd": "alice:123",
+            "nobody": ":00", "words": "alice", "bad-hex": "#6:00"}
+    priorities = ("NORMAL", "@SYSTEM", "@SYSTEM,NORMAL", "SECURE256:-VERS-TLS1.2", "PFS:%NO_TICKETS",
+                  "NONE:+VERS-TLS1.2:+ECDHE-RSA:+AES-128-GCM:+AEAD:+GROUP-ALL",
+                  "NORMAL:+ANON-ECDH:-CIPHER-ALL:+AES-128-CBC:-VERS-ALL:+VERS-TLS1.2",
+                  "NORMAL:-GROUP-X25519:!CURVE-ALL:%PROFILE_HIGH", "NORMAL:+VERS-TLS1.0", "NORMAL:",
+                  "NORMAL:+ECDHE-PSK:+DHE-PSK:+PSK:-GROUP-ALL:+GROUP-X448", "LEGACY", ":")
+    rules = {"deny": '{"policy":"deny","rules":[]}',
+             "glob": '{"rules":[{"match":"*,CN=l?ptop","policy":"allow","format":"glob"}]}',
+             "exact": '{"policy":"allow","rules":[{"match":"CN=laptop","policy":"deny"}]}',
+             "no-match": '{"rules":[{"policy":"allow"}]}', "list": "[]",
+             "bad-policy": '{"policy":"maybe"}', "half": '{"policy":"allow"'}
+    for name, text in keys.items():
+        yield f"keys-{name}", b"\0" + text.encode()
+    for number, text in enumerate(priorities):
+        yield f"priority-{number}", b"\1" + text.encode()
+    for name, text in rules.items():
+        yield f"rules-{name}", b"\2" + text.encode()
+
+
 TARGETS = {
+    "tls": tls_seeds,
     "description": description_seeds,
     "handshake": handshake_seeds, "connection": connection_seeds,
     "client-handshake": client_seeds, "uri": uri_seeds, "nbdtab": nbdtab_seeds,

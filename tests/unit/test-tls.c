@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT
+/* TLS without a network: priority strings in OpenSSL's words, files of keys. */
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/tls-priority.h"
+#include "common/tls-psk.h"
+
+static struct error err;
+static struct tls_priority priority;
+static char text[TLS_PRIORITY_TEXT_MAX];
+
+static const char *ciphers(const char *words, unsigned int kinds, bool aes)
+{
+	ck_assert_msg(!tls_priority_parse(words, kinds, &priority, &err), "%s", err.text);
+	tls_priority_ciphers(&priority, aes, text);
+	return text;
+}
+
+static const char *suites(const char *words, unsigned int kinds, bool aes)
+{
+	ck_assert_msg(!tls_priority_parse(words, kinds, &priority, &err), "%s", err.text);
+	tls_priority_suites(&priority, aes, text);
+	return text;
+}
+
+/* The fastest first, whatever that is on this processor. */
+START_TEST(test_order)
+{
+	ck_assert_str_eq(suites(NULL, TLS_EXCHANGES_X509, true),
+			 "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:"
+			 "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_CCM_SHA256");
+	ck_assert_str_eq(suites("NORMAL:-AES-128-CCM", TLS_EXCHANGES_X509, false),
+			 "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256:"
+			 "TLS_AES_256_GCM_SHA384");
+	ck_assert_str_eq(ciphers("NORMAL:-CIPHER-ALL:+AES-256-GCM", TLS_EXCHANGES_PSK, true),
+			 "DHE-PSK-AES256-GCM-SHA384:PSK-AES256-GCM-SHA384");
+}
+END_TEST
+
+/* Each kind of credentials has its own ciphers, and no others. */
+START_TEST(test_kinds)
+{
+	ck_assert_ptr_null(strstr(ciphers("NORMAL:+ANON-DH", TLS_EXCHANGES_X509, true), "ADH"));
+	ck_assert_ptr_null(strstr(ciphers("NORMAL:+ANON-ECDH", TLS_EXCHANGES_PSK, true), "ADH"));
+	ck_assert_ptr_null(strstr(ciphers(NULL, TLS_EXCHANGES_X509, true), "PSK"));
+	ck_assert_ptr_null(strstr(ciphers(NULL, TLS_EXCHANGES_X509, true), "-SHA:"));
+	ck_assert_str_eq(suites("NORMAL", TLS_EXCHANGES_ANON, true), "");
+	ck_assert_str_eq(ciphers("NORMAL:-ANON-DH:-AES-256-CBC", TLS_EXCHANGES_ANON, true),
+			 "AECDH-AES128-SHA");
+	ck_assert_ptr_null(strstr(ciphers("PFS", TLS_EXCHANGES_PSK, true), ":PSK-"));
+}
+END_TEST
+
+START_TEST(test_versions)
+{
+	ck_assert_str_eq(ciphers("NORMAL:-VERS-TLS1.2", TLS_EXCHANGES_X509, true), "");
+	ck_assert_uint_eq(priority.versions, TLS_VERSION_13);
+	ck_assert_str_eq(suites("NORMAL:-VERS-ALL:+VERS-TLS1.2", TLS_EXCHANGES_X509, true), "");
+	ck_assert_uint_eq(priority.versions, TLS_VERSION_12);
+	ciphers("NORMAL:-VERS-TLS1.0:!VERS-TLS1.1:%SERVER_PRECEDENCE", TLS_EXCHANGES_X509, true);
+	ck_assert_uint_eq(priority.versions, TLS_VERSION_12 | TLS_VERSION_13);
+}
+END_TEST
+
+START_TEST(test_groups_and_level)
+{
+	ciphers("NORMAL", TLS_EXCHANGES_X509, true);
+	tls_priority_groups(&priority, text);
+	ck_assert_str_eq(text, "");
+	ck_assert_int_eq(priority.level, -1);
+	ciphers("NORMAL:-GROUP-X25519:-CURVE-X448:%PROFILE_HIGH", TLS_EXCHANGES_X509, true);
+	tls_priority_groups(&priority, text);
+	ck_assert_str_eq(text, "P-256:P-384:P-521");
+	ck_assert_int_eq(priority.level, 3);
+	ck_assert_ptr_null(strstr(ciphers("SECURE256", TLS_EXCHANGES_X509, true), "AES128"));
+}
+END_TEST
+
+/* What cannot be carried over is named. */
+static const struct {
+	const char *words, *named;
+} refused[] = {
+	{"LEGACY", "'LEGACY'"},
+	{"", "''"},
+	{"NORMAL:", "''"},
+	{"NORMAL:AES-128-GCM", "'AES-128-GCM'"},
+	{"NORMAL:+ROT13", "'+ROT13'"},
+	{"NORMAL:+VERS-TLS1.1", "not safe"},
+	{"NORMAL:+RSA", "not safe"},
+	{"NORMAL:+3DES-CBC", "not safe"},
+	{"NORMAL:%UNSAFE_RENEGOTIATION", "'%UNSAFE_RENEGOTIATION'"},
+	{"NORMAL:-SIGN-RSA-SHA256", "'-SIGN-RSA-SHA256'"},
+	{"NORMAL:-VERS-ALL", "leaves no cipher"},
+	{"NONE", "leaves no cipher"},
+	{"NORMAL:-AEAD", "leaves nothing"},
+	{"NORMAL:-GROUP-X25519:-GROUP-SECP256R1:-GROUP-SECP384R1:-GROUP-SECP521R1:-GROUP-X448",
+	 "leaves no group"},
+};
+
+START_TEST(test_refused)
+{
+	ck_assert_int_eq(tls_priority_parse(refused[_i].words, TLS_EXCHANGES_X509, &priority, &err),
+			 -EINVAL);
+	ck_assert_msg(strstr(err.text, refused[_i].named) != NULL, "%s", err.text);
+}
+END_TEST
+
+START_TEST(test_keys)
+{
+	static const char file[] = "alice:00ff\r\n\n#62:Ab\nwith:colon:0102\nalice:11";
+	static const uint8_t alice[] = {0, 0xff};
+	struct tls_psk table;
+	const struct tls_psk_entry *entry;
+
+	ck_assert_msg(!tls_psk_parse(file, strlen(file), &table, &err), "%s", err.text);
+	ck_assert_uint_eq(table.count, 4);
+	entry = tls_psk_find(&table, "alice");
+	ck_assert_uint_eq(entry->key_length, 2);
+	ck_assert_mem_eq(entry->key, alice, 2);
+	ck_assert_uint_eq(tls_psk_find(&table, "b")->key[0], 0xab);
+	ck_assert_uint_eq(tls_psk_find(&table, "with:colon")->key_length, 2);
+	ck_assert_ptr_null(tls_psk_find(&table, "alic"));
+	ck_assert_ptr_null(tls_psk_find(&table, ""));
+	tls_psk_clear(&table);
+	ck_assert_ptr_null(table.entries);
+}
+END_TEST
+
+static const char *const bad_keys[] = {
+	"alice", "alice:", "alice:1", "alice:0g", ":00", "#:00", "#0:00", "#00:00", "a:00\nb",
+};
+
+START_TEST(test_bad_keys)
+{
+	struct tls_psk table;
+
+	ck_assert_int_eq(tls_psk_parse(bad_keys[_i], strlen(bad_keys[_i]), &table, &err), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(err.text, "line "));
+	ck_assert_ptr_null(table.entries);
+}
+END_TEST
+
+#define COUNT(array) (int)(sizeof(array) / sizeof((array)[0]))
+
+int main(void)
+{
+	Suite *suite = suite_create("tls");
+	TCase *tcase = tcase_create("text");
+	SRunner *runner;
+	int failed;
+
+	tcase_add_test(tcase, test_order);
+	tcase_add_test(tcase, test_kinds);
+	tcase_add_test(tcase, test_versions);
+	tcase_add_test(tcase, test_groups_and_level);
+	tcase_add_loop_test(tcase, test_refused, 0, COUNT(refused));
+	tcase_add_test(tcase, test_keys);
+	tcase_add_loop_test(tcase, test_bad_keys, 0, COUNT(bad_keys));
+	suite_add_tcase(suite, tcase);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
