@@ -51,10 +51,9 @@ void history_content(uint8_t *sector, uint64_t number, uint32_t version)
 		memset(sector, 0, SECTOR);
 		return;
 	}
-	for (int i = 0; i < SECTOR / 4; i += 2) {
-		words[i] = (uint32_t)number ^ 0x5a5a5a5a;
-		words[i + 1] = version;
-	}
+	/* A half that compresses well and one that does not. */
+	for (uint32_t i = 0; i < SECTOR / 4; i++)
+		words[i] = i % 2 ? version : ((uint32_t)number * 64 + i) * UINT32_C(2654435761);
 	memcpy(sector, words, SECTOR);
 }
 
@@ -171,9 +170,9 @@ void history_tell(const uint8_t *bytes, uint64_t number, uint64_t tick)
 	uint32_t words[2];
 
 	memcpy(words, bytes + number * SECTOR, sizeof(words));
-	printf("#   sector %llu begins with %#x (%#x is its own), version %u; promised until "
-	       "%llu\n",
-	       (unsigned long long)number, words[0], (unsigned int)number ^ 0x5a5a5a5a, words[1],
+	printf("#   sector %llu has version %u%s; promised until %llu\n",
+	       (unsigned long long)number, words[1],
+	       is_version(bytes + number * SECTOR, number, words[1]) ? "" : " in part",
 	       (unsigned long long)promised_at(tick));
 	for (unsigned int i = 0; i < sector->count; i++)
 		printf("#   %llu..%llu version %u%s%s\n",

@@ -337,6 +337,8 @@ def test_autoclear_bits():
     """Unknown autoclear bits go away with the first write, and not before."""
     with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
         disk = Disk(directory, plain_row())
+        # The first write could be done in place.
+        tool("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 64k", disk.path)
         with open(disk.path, "r+b") as file:
             file.seek(88)
             file.write(struct.pack(">Q", 1 << 40))

@@ -8,6 +8,7 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,8 @@
 
 enum { SECTOR = 512, CLUSTER = 65536, TABLE_ENTRIES = CLUSTER / 8 };
 
+enum { IN_BASE = 5 * CLUSTER }; /* the cluster that the disk below has */
+
 #define STRIDE (UINT64_C(512) * CLUSTER)        /* guest bytes of one slice of an L2 table */
 #define SLICES (QCOW2_CACHE_BYTES / 4096 + 900) /* more than are kept */
 
@@ -28,8 +31,9 @@ static char path[64];
 static struct image *image;
 static struct qcow2 *q;
 
-/* Happens once, when the file is read at this offset: after the bytes have been read. */
+/* Happens once, when a file is read at this offset: after the bytes have been read. */
 static struct {
+	const struct hostfile *file;
 	uint64_t offset; /* 0: never */
 	void (*happen)(void);
 } event;
@@ -39,7 +43,7 @@ ssize_t pread64(int fd, void *buffer, size_t length, off64_t offset);
 ssize_t pread64(int fd, void *buffer, size_t length, off64_t offset)
 {
 	ssize_t got = syscall(SYS_pread64, fd, buffer, length, offset);
-	bool now = event.offset && (uint64_t)offset == event.offset && fd == q->file->fd;
+	bool now = event.offset && (uint64_t)offset == event.offset && fd == event.file->fd;
 
 	if (now) {
 		event.offset = 0;
@@ -60,6 +64,7 @@ static void setup(void)
 	fd = mkstemp(path);
 	ck_assert_int_ge(fd, 0);
 	ck_assert_int_eq(ftruncate(fd, (off_t)(SLICES * STRIDE)), 0);
+	ck_assert_int_eq(pwrite(fd, "base", 4, IN_BASE), 4);
 	close(fd);
 	ck_assert_int_eq(setenv("TMPDIR", folder, 1), 0);
 	ck_assert_msg(image_open_temporary(path, &options, &image, &err) == 0, "%s", err.text);
@@ -144,10 +149,41 @@ START_TEST(test_slice_changes_while_it_is_read)
 	ck_assert_int_eq(qcow2_flush(image), 0);
 	read_all(); /* the first slice is no longer in memory */
 	event.happen = change_flush_evict;
+	event.file = q->file;
 	event.offset = table_of(0);
 	ck_assert_uint_eq(get(0), 1);
 	ck_assert_uint_eq(event.offset, 0);
 	ck_assert_uint_eq(get(CLUSTER), 77);
+}
+END_TEST
+
+/* ---- Two writers of one cluster ---- */
+
+static pthread_t other;
+
+static void *write_beside(void *argument)
+{
+	put(IN_BASE + 64 * SECTOR, 2);
+	return argument;
+}
+
+/* While the first copies from below, the second wants to write; and is given the time to. */
+static void let_the_other_write(void)
+{
+	ck_assert_int_eq(pthread_create(&other, NULL, write_beside, NULL), 0);
+	usleep(200000);
+}
+
+START_TEST(test_two_writers_of_a_new_cluster)
+{
+	event.happen = let_the_other_write;
+	event.file = q->backing->file;
+	event.offset = IN_BASE;
+	put(IN_BASE + 8 * SECTOR, 1);
+	ck_assert_uint_eq(event.offset, 0);
+	ck_assert_int_eq(pthread_join(other, NULL), 0);
+	ck_assert_uint_eq(get(IN_BASE + 8 * SECTOR), 1);
+	ck_assert_uint_eq(get(IN_BASE + 64 * SECTOR), 2);
 }
 END_TEST
 
@@ -211,6 +247,7 @@ int main(void)
 	tcase_add_checked_fixture(tcase, setup, teardown);
 	tcase_add_test(tcase, test_more_than_the_cache);
 	tcase_add_test(tcase, test_slice_changes_while_it_is_read);
+	tcase_add_test(tcase, test_two_writers_of_a_new_cluster);
 	tcase_add_test(tcase, test_new_tables_are_guarded);
 	tcase_add_test(tcase, test_freed_cluster_waits_for_readers);
 	suite_add_tcase(suite, tcase);
