@@ -28,7 +28,7 @@ enum {
 	SECTOR = FEATURES_SECTOR,
 	SECTORS = 512 + 5,
 	DISK = SECTORS * SECTOR,
-	OPERATIONS = 36,
+	OPERATIONS = 44,
 	LONGEST = 24,    /* sectors */
 	VALUE_FIRST = 3, /* below: those of the layers */
 	QEMU_EVERY = 40,
@@ -225,7 +225,7 @@ static unsigned int live(const struct disk *disk)
 		.format = "qcow2", .access = IMAGE_READ_WRITE, .discard = DISCARD_UNMAP};
 	struct error err = ERROR_INIT;
 	struct image *image;
-	unsigned int seed = 5;
+	unsigned int seed = 15; /* flushes nine times, the last time at the end */
 
 	for (uint64_t s = 0; s < SECTORS; s++)
 		sectors[s] = (struct sector){

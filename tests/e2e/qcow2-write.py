@@ -451,6 +451,13 @@ def test_locks():
             tool("qemu-io", "-r", "-f", "qcow2", "-c", "read 0 512", disk.path)
             tool("qemu-io", "-f", "qcow2", "-c", "write 0 512", disk.path, status=1)
     with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        disk = Disk(directory, plain_row(backing="raw"))
+        with Server(image=disk.path, defaults=WRITABLE):
+            done = subprocess.run((program(), "-f", "raw", "--run", "true", disk.base),
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                  check=False)
+            check(done.returncode == 1 and "lock" in done.stderr, f"base: {done.stderr}")
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
         disk = Disk(directory, plain_row(data_file="plain"))
         with Server(image=disk.path, defaults=WRITABLE):
             tool("qemu-io", "-f", "raw", "-c", "write 0 512", disk.path + ".data", status=1)
