@@ -233,6 +233,7 @@ SERVED = [
     ('json:{"driver":"raw","file":{"driver":"file","filename":"raw"}}',),
     ('-r json:{"driver":"qcow2","file":{"driver":"file","filename":"qcow2"}}',),
     ("-f raw odd", "size", r"size:  1000\b"),
+    ("-B bits -B bits -r -f qcow2 bits", "bits-twice", "contexts: 2"),
 ]
 
 
@@ -381,6 +382,8 @@ def test_starts():
     """What one of them serves and the other refuses."""
     with Bench() as bench:
         for line, *difference in (("-f qcow2 bits", "bitmaps", "^1$"),
+                                  ("-o 512 -B bits -r -f qcow2 bits", "window", "^0$"),
+                                  ("-l snap -B bits -r -f qcow2 bits", "bits-then", "^1$"),
                                   ("--image-opts driver=qcow2,file=qcow2", "node", "^0$"),
                                   ("--selinux-label=x -f raw raw", "selinux", "^0$")):
             if "selinux" in line and os.path.exists("/sys/fs/selinux/enforce"):
