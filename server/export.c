@@ -73,6 +73,7 @@ int export_open(struct export *export, const struct export_config *config, struc
 					      .no_references = config->no_references,
 					      .bitmaps_may_break = config->drop_bitmaps,
 					      .discard = config->discard,
+					      .direct = config->cache.direct,
 					      .key_secret = config->key_secret,
 					      .objects = config->objects};
 	int rc;
@@ -91,17 +92,6 @@ int export_open(struct export *export, const struct export_config *config, struc
 	if (rc)
 		return rc;
 	export->cache = config->cache;
-	if (config->cache.direct) {
-		rc = hostfile_use_direct(export->image->file);
-		if (rc) {
-			error_set_errno(err, -rc,
-					"'%s' cannot be read and written directly; use another "
-					"--cache mode",
-					config->file);
-			export_close(export);
-			return rc;
-		}
-	}
 	export->read_only = export->image->read_only || config->access == IMAGE_READ_ONLY;
 	rc = place_window(export, config, err);
 	if (rc) {

@@ -145,6 +145,19 @@ static int choose_part(struct hostfile *file, const struct image_place *place, s
 	return rc;
 }
 
+int image_choose_cache(const struct image *image, struct hostfile *file,
+		       const struct image_place *place, struct error *err)
+{
+	bool direct = place->direct ? place->direct == NODE_ON : image->options.direct;
+	int rc = direct ? hostfile_use_direct(file) : 0;
+
+	return rc ? error_set_errno(err, -rc,
+				    "'%s' cannot be read and written directly; use another "
+				    "--cache mode",
+				    place->path)
+		  : 0;
+}
+
 static int open_file(const struct image_place *place, struct image *image, struct error *err)
 {
 	int rc = hostfile_open(place->path, !image->read_only, &image->file);
@@ -160,6 +173,8 @@ static int open_file(const struct image_place *place, struct image *image, struc
 	if (rc)
 		return error_set_errno(err, -rc, "Could not open '%s'", place->path);
 	rc = check_kind(image->file, place, err);
+	if (rc == 0)
+		rc = image_choose_cache(image, image->file, place, err);
 	if (rc == 0 && (place->base || place->length != NODE_TO_THE_END))
 		rc = choose_part(image->file, place, err);
 	return rc;
@@ -475,6 +490,7 @@ int image_open_backing(const struct image *parent, const char *name, const char 
 	image->options = (struct image_options){.format = format && *format ? format : NULL,
 						.access = IMAGE_READ_ONLY,
 						.no_references = parent->options.no_references,
+						.direct = parent->options.direct,
 						.key_secret = parent->options.key_secret,
 						.objects = parent->options.objects};
 	image->read_only = true;

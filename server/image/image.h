@@ -65,6 +65,7 @@ enum zero_flags {
 };
 
 struct image;
+struct image_place;
 struct object_set;
 struct secret;
 
@@ -121,6 +122,8 @@ struct image_options {
 	const char *load_snapshot; /* an internal snapshot instead of the disk; NULL: none */
 	bool no_references;        /* an image that names other files is refused */
 	bool backing;              /* others build upon it: nobody may write it meanwhile */
+	bool direct;               /* all files of the chain are used around the page cache, unless
+				    * node says otherwise of one */
 	bool bitmaps_may_break;    /* write although dirty bitmaps of the image become void */
 	enum discard_mode discard;
 	const struct secret *key_secret;  /* opens encryption, of backing files, too; NULL: none */
@@ -169,6 +172,9 @@ int image_open_backing(const struct image *parent, const char *name, const char 
 /* The path that a name inside an image means, to be freed; NULL with err set when it is none. */
 char *image_resolve_name(const struct image *image, const char *name, struct error *err);
 void image_close(struct image *image);
+/* Turns a file of the image that has just been opened to direct I/O, if that is wanted. */
+int image_choose_cache(const struct image *image, struct hostfile *file,
+		       const struct image_place *place, struct error *err);
 
 /* The key that the description of the image names, else the one for all; *key is NULL when there is
  * none. 0 or -errno with err set. */

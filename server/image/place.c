@@ -66,6 +66,7 @@ int place_find(const struct image_node *node, struct image_place *place,
 	place->driver = node->driver;
 	place->locking = node->locking;
 	place->force_share = node->force_share == NODE_ON;
+	place->direct = node->direct;
 	return 0;
 }
 

@@ -15,6 +15,7 @@ struct image_place {
 	uint64_t base, length; /* the part of the file; NODE_TO_THE_END */
 	enum node_locking locking;
 	bool force_share;
+	enum node_switch direct; /* around the page cache; unset: as the image above says */
 };
 
 /* The first node that is no filter. */

@@ -438,6 +438,47 @@ def test_reading_finds_corruption():
             check(file.read(80)[79] == 0, "a bad sector is no corruption")
 
 
+def direct_files(server):
+    """{name: is it O_DIRECT} of the regular files that the server has open for its image."""
+    found = {}
+    for number in os.listdir(f"/proc/{server.process.pid}/fd"):
+        name = os.path.basename(os.readlink(f"/proc/{server.process.pid}/fd/{number}"))
+        with open(f"/proc/{server.process.pid}/fdinfo/{number}", encoding="ascii") as file:
+            flags = int(file.read().split("flags:")[1].split()[0], 8)
+        found[name] = found.get(name, False) or bool(flags & os.O_DIRECT)
+    return found
+
+
+def test_cache_none_is_for_all_files():
+    """--cache=none goes around the page cache for the image, its backing files and its data file;
+    with -s for the image below the temporary file."""
+    names = ("base", "data", "middle", "top")
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        base, data, middle, top = (os.path.join(directory, name) for name in names)
+        with open(base, "wb") as file:
+            file.write(b"B" * (1 << 20))
+        try:
+            os.close(os.open(base, os.O_RDONLY | os.O_DIRECT))
+        except OSError:
+            return  # not on this file system
+        tool("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", "-o",
+             f"data_file={data}", middle)
+        tool("qemu-io", "-f", "qcow2", "-c", "write -P 0x4d 64k 100k", middle)
+        tool("qemu-img", "create", "-q", "-f", "qcow2", "-b", middle, "-F", "qcow2", top)
+        for options in (("--cache=none",), ("--cache=none", "-s"), ("--cache=writeback",)):
+            with Server(*options, image=top, defaults=WRITABLE) as server:
+                wanted = options[0] == "--cache=none"
+                for name, direct in direct_files(server).items():
+                    check(name not in names or direct == wanted, f"{options}: {name}")
+                client = server.client()
+                check(client.write(5000, b"T" * 70000).error == 0, "WRITE fails")
+                check(client.flush().error == 0, "FLUSH fails")
+                check_same(client.data(0, 1 << 20), b"B" * 5000 + b"T" * 70000 +
+                           b"M" * (65536 + 102400 - 75000) + b"B" * ((1 << 20) - 167936),
+                           f"{options}")
+        tool("qemu-img", "check", top)
+
+
 def test_locks():
     """A writer keeps QEMU out, and QEMU us; a backing file may be shared by readers."""
     with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:

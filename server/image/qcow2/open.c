@@ -223,7 +223,9 @@ static int open_data_file(struct qcow2 *q, struct error *err)
 	rc = hostfile_open(place.path, !q->image->read_only, &q->data);
 	if (rc)
 		return error_set_errno(err, -rc, "Could not open data file '%s'", place.path);
-	rc = choose_part(q->data, &place, err);
+	rc = image_choose_cache(q->image, q->data, &place, err);
+	if (rc == 0)
+		rc = choose_part(q->data, &place, err);
 	if (rc)
 		return rc;
 	if (!q->image->read_only)
