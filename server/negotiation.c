@@ -212,6 +212,7 @@ static bool begin_tls(struct connection *connection, struct error *err)
 		error_set(err, EPROTO, "sent more in clear behind STARTTLS");
 		return false;
 	}
+	trace_tls_begin(connection->id);
 	return tls_start(&connection->transport, tls->creds, NULL, err) == 0;
 }
 
@@ -227,6 +228,7 @@ static enum negotiation secure(struct connection *connection)
 		rc = tls_handshake(&connection->transport, &err);
 	if (rc == -EAGAIN)
 		return NEGOTIATION_GOES_ON;
+	trace_tls_end(connection->id, rc);
 	if (rc) {
 		log_info("client %u: dropped: %s", connection->id, err.text);
 		return NEGOTIATION_DROP;

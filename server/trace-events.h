@@ -16,6 +16,8 @@
 /* ---- Connections ---- */
 TRACE_EVENT(connection_accepted, "client=%u socket=%d",
 	    (unsigned int client, int fd), (client, fd))
+TRACE_EVENT(tls_begin, "client=%u", (unsigned int client), (client))
+TRACE_EVENT(tls_end, "client=%u result=%d", (unsigned int client, int result), (client, result))
 TRACE_EVENT_SHOWN(handshake_option, "client=%u option=%s length=%u",
 		  (unsigned int client, uint32_t option, uint32_t length),
 		  (client, option, length),

@@ -294,6 +294,29 @@ def test_full_disk():
                 check(server.stderr().count("tracing ends: cannot write to") == 1, server.stderr())
 
 
+def test_tls():
+    """The TLS handshake has a beginning and an end between the options; keys are nowhere."""
+    with tempfile.TemporaryDirectory(prefix="hawser-trace-", dir=SCRATCH) as directory:
+        path, key = trace_file(directory), "5ec2e7" * 8
+        with open(os.path.join(directory, "keys.psk"), "w", encoding="utf-8") as out:
+            out.write(f"user:{key}\n")
+        os.chmod(out.name, 0o600)
+        with Server("-T", f"*,file={path}", "--tls-creds=t",
+                    "--object", f"tls-creds-psk,id=t,endpoint=server,dir={directory}",
+                    image=raw_image(directory)) as server:
+            tool("nbdinfo", "--size", f"nbds+unix://user@/?socket={server.path}&"
+                                      f"tls-psk-file={out.name}")
+            server.stop()
+        events = [event for event in events_of(path) if event.values.get("client") == "1"]
+        names = [event.name for event in events]
+        order = [names.index(name) for name in ("handshake_option", "tls_begin", "tls_end",
+                                                "handshake_done", "connection_closed")]
+        check(order == sorted(order) and names.count("tls_end") == 1, f"{names}")
+        check(events[order[2]].values["result"] == "0", f"{events[order[2]]}")
+        with open(path, encoding="utf-8") as file:
+            check(key not in file.read(), "the key was told")
+
+
 def test_probes():
     """Where the build had sys/sdt.h, each event is a static probe in the program."""
     with open(program(), "rb") as file:
