@@ -11,8 +11,9 @@ enum {
 	/* One receive of a connection thread: hundreds of requests, or a piece of a payload that
 	 * still fits the processor's second-level cache. */
 	RECEIVE_BUFFER = 256 << 10,
-	/* The same where requests may have to wait for a budget: what came with them waits, too. */
-	RECEIVE_THROTTLED = 128 << 10,
+	/* The same where requests may have to wait for a budget: what came with them waits, too.
+	 * More than the largest piece that a payload is written in. */
+	RECEIVE_THROTTLED = 192 << 10,
 	/* Replies are gathered up to here before they are sent. */
 	SEND_GATHER = 128 << 10,
 	SEND_BUFFER = 512 << 10,

@@ -333,6 +333,21 @@ def test_detect_zeroes():
             disk.check()
 
 
+def test_limited():
+    """Under a limit less is received at once; payloads of any cluster size still pass."""
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        for cluster in ("64k", "128k", "256k", "2M"):
+            path = os.path.join(directory, cluster)
+            tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster}", path,
+                 "16M")
+            with Server("--limit=bps=1G", image=path, defaults=WRITABLE) as server:
+                client = server.client()
+                for offset in (3072, 4 * MIB, 8 * MIB):
+                    check(not client.write(offset, b"w" * 2 * MIB).error, f"{cluster}: {offset}")
+                    check(client.data(offset, 2 * MIB) == b"w" * 2 * MIB, f"{cluster}: content")
+                client.disc()
+
+
 def test_autoclear_bits():
     """Unknown autoclear bits go away with the first write, and not before."""
     with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
