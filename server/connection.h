@@ -63,6 +63,7 @@ struct issue {
 enum connection_state {
 	CONNECTION_NEGOTIATING, /* main loop */
 	CONNECTION_WAITING,     /* main loop; it wants a slot */
+	CONNECTION_OPENING,     /* main loop; the image is being opened for it */
 	CONNECTION_PARKED,      /* main loop; transmission, but idle */
 	CONNECTION_STALLED,     /* main loop; the same in the middle of a request */
 	CONNECTION_THROTTLED,   /* main loop; its next request may not begin yet */
@@ -97,6 +98,7 @@ struct connection {
 	/* Transmission. */
 	struct export *export_;
 	struct handshake_terms terms;
+	bool read_only; /* as the client was told */
 	struct engine_thread *thread;
 	struct payload payload;
 	struct issue issue;
@@ -135,6 +137,7 @@ void connection_free(struct connection *connection);
 enum negotiation {
 	NEGOTIATION_GOES_ON, /* wait for the socket (writable too, when out is not empty) */
 	NEGOTIATION_FULL,    /* it waits for a slot */
+	NEGOTIATION_OPENING, /* it waits for the image */
 	NEGOTIATION_DONE,    /* transmission begins; held has what followed */
 	NEGOTIATION_CLOSE,   /* over, politely */
 	NEGOTIATION_DROP,    /* over, at once */

@@ -9,6 +9,8 @@
 
 #include "common/log.h"
 #include "common/nbd-protocol.h"
+#include "image/epoch.h"
+#include "image/lock.h"
 #include "trace.h"
 
 static int read_disk(void *context, void *buffer, uint64_t offset, uint64_t length)
@@ -16,10 +18,14 @@ static int read_disk(void *context, void *buffer, uint64_t offset, uint64_t leng
 	return image_read(context, buffer, offset, length);
 }
 
-static int find_partition(struct export *export, const struct export_config *config,
-			  struct error *err)
+/* Part of an image. */
+struct window {
+	uint64_t offset, length;
+};
+
+static int find_partition(const struct export_config *config, struct image *image, bool writable,
+			  struct window *window, struct error *err)
 {
-	struct image *image = export->image;
 	const struct partition_disk disk = {
 		.read = read_disk,
 		.context = image,
@@ -27,7 +33,7 @@ static int find_partition(struct export *export, const struct export_config *con
 		.sector = image->driver == &image_driver_raw && image->file->is_block
 				  ? image->file->block_size
 				  : 0,
-		.writable = !export->read_only,
+		.writable = writable,
 	};
 	struct partition found;
 	int rc = partition_find(&disk, &config->partition, &found, err);
@@ -38,30 +44,77 @@ static int find_partition(struct export *export, const struct export_config *con
 		log_warning("%s: %s", config->file, found.warning);
 	log_info("partition %u: %llu bytes from byte %llu on", found.number,
 		 (unsigned long long)found.length, (unsigned long long)found.offset);
-	export->offset = found.offset;
-	export->length = found.length;
+	*window = (struct window){found.offset, found.length};
 	return 0;
 }
 
-static int place_window(struct export *export, const struct export_config *config,
-			struct error *err)
+static int place_window(const struct export_config *config, struct image *image, bool writable,
+			struct window *window, struct error *err)
 {
+	*window = (struct window){config->offset, UINT64_MAX};
 	if (config->partition.text)
-		return find_partition(export, config, err);
-	if (config->offset > export->image->size)
+		return find_partition(config, image, writable, window, err);
+	if (config->offset > image->size)
 		return error_set(err, EINVAL,
 				 "Invalid offset '%llu': the image '%s' has only %llu bytes",
 				 (unsigned long long)config->offset, config->file,
-				 (unsigned long long)export->image->size);
+				 (unsigned long long)image->size);
 	return 0;
 }
 
 /* The window may end before the image; an image that was cut may end before the window. */
-static uint64_t window_size(const struct export *export)
+static uint64_t window_size(const struct export *export, const struct image *image)
 {
-	uint64_t size = export->image->size;
+	uint64_t size = image->size;
 
 	return size > export->offset ? min_of(size - export->offset, export->length) : 0;
+}
+
+static void rest(struct hostfile *file, void *context)
+{
+	(void)context;
+	lock_rest(file);
+}
+
+static int open_image(struct export *export, const struct image_options *options,
+		      struct image **image, struct error *err)
+{
+	const struct export_config *config = export->config;
+	struct error *why = &export->unwritable;
+	int rc;
+
+	if (config->snapshot)
+		return image_open_temporary(config->file, options, image, err);
+	if (!export->dynamic)
+		return image_open(config->file, options, image, err);
+	rc = image_open_resting(config->file, options, image, why, err);
+	if (rc)
+		return rc;
+	if (why->code)
+		log_warning("%s: exporting read-only: %s", config->file, why->text);
+	return 0;
+}
+
+static int set_up(struct export *export, struct image *image, struct error *err)
+{
+	const struct export_config *config = export->config;
+	bool writable = export->dynamic ? !export->unwritable.code
+					: !image->read_only && config->access != IMAGE_READ_ONLY;
+	struct window window;
+	int rc = place_window(config, image, writable, &window, err);
+
+	if (rc)
+		return rc;
+	export->offset = window.offset;
+	export->length = window.length;
+	export->size = window_size(export, image);
+	export->read_only = export->dynamic || !writable;
+	if (config->detect_zeroes != DETECT_ZEROES_OFF)
+		zeroes_rule_init(&export->zeroes, config->detect_zeroes, image->zero_unit);
+	rc = export_bitmaps_open(export, config, err);
+	if (!rc && export->dynamic)
+		image_visit_files(image, rest, NULL);
+	return rc;
 }
 
 int export_open(struct export *export, const struct export_config *config, struct error *err)
@@ -76,41 +129,102 @@ int export_open(struct export *export, const struct export_config *config, struc
 					      .direct = config->cache.direct,
 					      .key_secret = config->key_secret,
 					      .objects = config->objects};
+	struct image *image = NULL;
 	int rc;
 
 	*export = (struct export){.name = config->name ? config->name : "",
 				  .description = config->description,
-				  .offset = config->offset,
 				  .throttle = config->throttle,
 				  .length = UINT64_MAX,
+				  .cache = config->cache,
+				  .config = config,
 				  .allocation_depth = config->allocation_depth};
+	/* What bitmaps tell is about one opening of the image. */
+	export->dynamic = config->access == IMAGE_AUTO_READ_ONLY && !config->snapshot &&
+			  !config->bitmap_count;
 	statistics_book_init(&export->statistics);
 	pthread_mutex_init(&export->flush_lock, NULL);
 	pthread_cond_init(&export->flush_ended, NULL);
-	rc = (config->snapshot ? image_open_temporary : image_open)(config->file, &options,
-								    &export->image, err);
+	rc = open_image(export, &options, &image, err);
 	if (rc)
 		return rc;
-	export->cache = config->cache;
-	export->read_only = export->image->read_only || config->access == IMAGE_READ_ONLY;
-	rc = place_window(export, config, err);
-	if (rc) {
-		export_close(export);
-		return rc;
-	}
-	export->size = window_size(export);
-	if (config->detect_zeroes != DETECT_ZEROES_OFF)
-		zeroes_rule_init(&export->zeroes, config->detect_zeroes, export->image->zero_unit);
-	rc = export_bitmaps_open(export, config, err);
+	export->image = image;
+	rc = set_up(export, image, err);
 	if (rc)
 		export_close(export);
 	return rc;
 }
 
+/* Nobody begins to flush until the turn ends. */
+static void turn_begin(struct export *export)
+{
+	pthread_mutex_lock(&export->flush_lock);
+	while (export->flushing)
+		pthread_cond_wait(&export->flush_ended, &export->flush_lock);
+	export->flushing = true;
+	pthread_mutex_unlock(&export->flush_lock);
+}
+
+static void turn_end(struct export *export)
+{
+	pthread_mutex_lock(&export->flush_lock);
+	export->flushing = false;
+	pthread_cond_broadcast(&export->flush_ended);
+	pthread_mutex_unlock(&export->flush_lock);
+}
+
+/* Clients that are there have been told a size and see a place: both stay as they were, unless
+ * nobody was there to keep others from writing. */
+static void exchange(struct export *export, struct image *image, struct window window)
+{
+	struct image *old = export->image;
+
+	turn_begin(export);
+	if (export->offset != window.offset || export->length != window.length) {
+		export->offset = window.offset;
+		export->length = window.length;
+	}
+	export->image = image;
+	export->size = window_size(export, image);
+	export->read_only = image->read_only;
+	turn_end(export);
+	image_hand_over(old, image);
+}
+
+int export_reopen(struct export *export, bool writable, struct image **old, struct error *err)
+{
+	struct image *image;
+	struct window window;
+	int rc;
+
+	*old = export->image;
+	/* A page that was lost is not on the disk, though it can be read: nothing builds on it. */
+	pthread_mutex_lock(&export->flush_lock);
+	rc = writable ? export->flush_error : 0;
+	pthread_mutex_unlock(&export->flush_lock);
+	if (rc)
+		return error_set(err, EIO,
+				 "a flush has failed; restart the server after checking the image");
+	rc = image_reopen(*old, writable, &image, err);
+	if (rc)
+		return rc;
+	rc = place_window(export->config, image, writable, &window, err);
+	if (rc) {
+		image_reopen_undo(*old, image);
+		return rc;
+	}
+	exchange(export, image, window);
+	return 0;
+}
+
 void export_refresh(struct export *export)
 {
-	image_refresh(export->image);
-	export->size = window_size(export);
+	struct image *image;
+	EPOCH_SCOPE;
+
+	image = export->image;
+	image_refresh(image);
+	export->size = window_size(export, image);
 }
 
 void export_close(struct export *export)
@@ -122,7 +236,8 @@ void export_close(struct export *export)
 	pthread_cond_destroy(&export->flush_ended);
 }
 
-uint16_t export_flags(const struct export *export, bool structured, bool extended, bool contexts)
+uint16_t export_flags(const struct export *export, bool read_only, bool structured, bool extended,
+		      bool contexts)
 {
 	unsigned int flags =
 		NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
@@ -130,7 +245,7 @@ uint16_t export_flags(const struct export *export, bool structured, bool extende
 	/* True because all connections share one open file and one flush covers it (S61). */
 	if (export->multi_conn)
 		flags |= NBD_FLAG_CAN_MULTI_CONN;
-	if (export->read_only)
+	if (read_only)
 		flags |= NBD_FLAG_READ_ONLY;
 	else
 		flags |= NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO;
@@ -163,8 +278,10 @@ static void align_extent(uint64_t offset, uint64_t length, struct extent *extent
 int export_map(struct export *export, uint64_t offset, uint64_t length, enum map_intent intent,
 	       unsigned int flags, struct extent *extent)
 {
-	int rc = image_map(export->image, export->offset + offset, length, intent, flags, extent);
+	int rc;
+	EPOCH_SCOPE;
 
+	rc = image_map(export->image, export->offset + offset, length, intent, flags, extent);
 	if (rc == 0)
 		align_extent(offset, length, extent);
 	trace_map_answered(offset, length, rc, rc ? 0 : (int)extent->kind, rc ? 0 : extent->length);
@@ -173,11 +290,15 @@ int export_map(struct export *export, uint64_t offset, uint64_t length, enum map
 
 int export_read(struct export *export, void *buffer, uint64_t offset, uint64_t length)
 {
+	EPOCH_SCOPE;
+
 	return image_read(export->image, buffer, export->offset + offset, length);
 }
 
 int export_write(struct export *export, const void *buffer, uint64_t offset, uint64_t length)
 {
+	EPOCH_SCOPE;
+
 	return image_write(export->image, buffer, export->offset + offset, length);
 }
 
@@ -220,16 +341,22 @@ int export_write_or_zero(struct export *export, const uint8_t *bytes, uint64_t o
 
 int export_zero(struct export *export, uint64_t offset, uint64_t length, unsigned int flags)
 {
+	EPOCH_SCOPE;
+
 	return image_zero(export->image, export->offset + offset, length, flags);
 }
 
 int export_discard(struct export *export, uint64_t offset, uint64_t length)
 {
+	EPOCH_SCOPE;
+
 	return image_discard(export->image, export->offset + offset, length);
 }
 
 int export_prefetch(struct export *export, uint64_t offset, uint64_t length)
 {
+	EPOCH_SCOPE;
+
 	return image_prefetch(export->image, export->offset + offset, length);
 }
 

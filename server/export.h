@@ -26,11 +26,16 @@ struct export
 {
 	const char *name;
 	const char *description; /* NULL: none */
-	struct image *image;
-	uint64_t offset;       /* of the window in the image */
-	uint64_t length;       /* of the window at most, UINT64_MAX: to the end of the image */
-	_Atomic uint64_t size; /* any thread reads it; export_refresh() changes it */
-	bool read_only;
+	/* Whoever uses it stands in an epoch, or has the turn to flush; export_reopen() changes it.
+	 */
+	struct image *_Atomic image;
+	uint64_t offset;         /* of the window in the image */
+	uint64_t length;         /* of the window at most, UINT64_MAX: to the end of the image */
+	_Atomic uint64_t size;   /* any thread reads it; export_refresh() changes it */
+	_Atomic bool read_only;  /* nobody writes it now; what a client was told is its own */
+	bool dynamic;            /* --auto-read-only: see access.h */
+	struct error unwritable; /* why it could not be written when it was opened; code 0 */
+	const struct export_config *config; /* the caller's */
 	struct cache_mode cache;
 	struct throttle_group *throttle; /* NULL: no limits */
 	struct zeroes_rule zeroes;       /* unit 0: written bytes are not looked at */
@@ -63,6 +68,13 @@ void export_refresh(struct export *export);
 void export_close(struct export *export);
 
 /*
+ * Opens the image of a dynamic export anew, for writing or only for reading. *old is the image as
+ * it was: to be closed when the epoch has passed. Nobody writes meanwhile. When it fails all is as
+ * before. Blocks; one thread at a time. 0 or -errno with err set.
+ */
+int export_reopen(struct export *export, bool writable, struct image **old, struct error *err);
+
+/*
  * What block status can tell of an export, its metadata contexts. A context's id, on the wire, too,
  * is its number here; those of bitmaps follow.
  */
@@ -90,7 +102,8 @@ int export_status(struct export *export, unsigned int id, uint64_t offset, uint6
 		  export_status_visit *visit, void *context);
 
 /* Transmission flags of a connection that negotiated these replies. */
-uint16_t export_flags(const struct export *export, bool structured, bool extended, bool contexts);
+uint16_t export_flags(const struct export *export, bool read_only, bool structured, bool extended,
+		      bool contexts);
 
 static inline bool export_contains(const struct export *export, uint64_t offset, uint64_t length)
 {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "access.h"
 #include "handshake-options.h"
 #include "trace.h"
 
@@ -34,8 +35,8 @@ void handshake_list(struct handshake *handshake, const uint8_t *payload, uint32_
 static uint16_t flags_for(const struct handshake *handshake, const struct export *export,
 			  bool contexts)
 {
-	return export_flags(export, handshake->terms.structured, handshake->terms.extended,
-			    contexts);
+	return export_flags(export, handshake_read_only(handshake, export),
+			    handshake->terms.structured, handshake->terms.extended, contexts);
 }
 
 /* Are the negotiated contexts meant for this export (S46)? */
@@ -76,6 +77,22 @@ static void info_block_size(struct handshake *handshake)
 	handshake_reply(handshake, NBD_REP_INFO, data, sizeof(data));
 }
 
+/* The image is opened as this client needs it, and stays so for it: INFO and GO tell the same. */
+static enum access_answer attach(struct handshake *handshake)
+{
+	const struct handshake_world *world = handshake->world;
+	enum access_answer answer = ACCESS_GIVEN;
+	struct error err = ERROR_INIT;
+
+	if (world->access && handshake->right == RIGHT_NONE)
+		answer = access_attach(world->access, handshake, &err);
+	if (answer == ACCESS_WAIT)
+		handshake->phase = HANDSHAKE_OPENING;
+	else if (answer == ACCESS_REFUSED && handshake->option != NBD_OPT_EXPORT_NAME)
+		handshake_refuse(handshake, NBD_REP_ERR_POLICY, "%s", err.text);
+	return answer;
+}
+
 /* What INFO and GO have in common: the same answers to the same question (S26). Returns the
  * export, or NULL when the request was refused. */
 static struct export *answer_info(struct handshake *handshake, const uint8_t *payload,
@@ -99,6 +116,8 @@ static struct export *answer_info(struct handshake *handshake, const uint8_t *pa
 				 NAME_FOR_MESSAGE(request.name));
 		return NULL;
 	}
+	if (attach(handshake) != ACCESS_GIVEN)
+		return NULL;
 	if (handshake->option == NBD_OPT_GO &&
 	    !handshake->world->take_slot(handshake->world->context)) {
 		if (!handshake->slot_refused) {
@@ -156,6 +175,15 @@ void handshake_export_name(struct handshake *handshake, const uint8_t *payload, 
 			 ? handshake_find_export(handshake, name)
 			 : NULL;
 	if (!export) {
+		handshake->phase = HANDSHAKE_DROP;
+		return;
+	}
+	switch (attach(handshake)) {
+	case ACCESS_GIVEN:
+		break;
+	case ACCESS_WAIT:
+		return;
+	case ACCESS_REFUSED:
 		handshake->phase = HANDSHAKE_DROP;
 		return;
 	}

@@ -274,7 +274,7 @@ static size_t feed_option(struct handshake *handshake, const uint8_t *data, size
 	trace_handshake_option(handshake->client, handshake->option, payload);
 	log_debug("%s, %u bytes", nbd_option_name(handshake->option), payload);
 	handle_option(handshake, data + head, payload);
-	if (handshake->phase == HANDSHAKE_FULL)
+	if (handshake->phase == HANDSHAKE_FULL || handshake->phase == HANDSHAKE_OPENING)
 		return 0; /* the same option comes again */
 	if (++handshake->options > HANDSHAKE_OPTIONS_MAX)
 		handshake->phase = HANDSHAKE_DROP;
@@ -292,6 +292,7 @@ size_t handshake_feed(struct handshake *handshake, const uint8_t *data, size_t l
 			break;
 		case HANDSHAKE_OPTIONS:
 		case HANDSHAKE_FULL:
+		case HANDSHAKE_OPENING:
 			if (handshake->out->used > HANDSHAKE_OUTPUT_MAX)
 				return used;
 			step = feed_option(handshake, data + used, length - used);

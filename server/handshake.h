@@ -36,6 +36,7 @@ enum handshake_phase {
 	HANDSHAKE_OPTIONS, /* haggling */
 	HANDSHAKE_SWALLOW, /* the rest of an over-long option passes by */
 	HANDSHAKE_FULL,    /* a client slot is awaited: feed again when one is free */
+	HANDSHAKE_OPENING, /* the image is being opened: feed again when that has ended */
 	HANDSHAKE_DONE,    /* transmission begins with the next byte */
 	HANDSHAKE_TLS,     /* send what is in out, then TLS begins: handshake_secured() */
 	HANDSHAKE_CLOSE,   /* send what is in out, then close politely (ABORT) */
@@ -50,6 +51,11 @@ struct handshake_terms {
 	char *context_export; /* the name that the selection is valid for, or NULL (S46) */
 };
 
+/* What a client may do with an export that is opened as its clients need it. */
+enum handshake_right { RIGHT_NONE, RIGHT_READ, RIGHT_WRITE };
+
+struct access;
+
 /* What the machine asks of its world. */
 struct handshake_world {
 	struct export *exports;
@@ -58,6 +64,9 @@ struct handshake_world {
 	bool (*take_slot)(void *context);
 	void *context;
 	bool tls; /* nothing is to be had without TLS (FORCEDTLS) */
+	/* Who gives rights to clients of an export that is opened as they need it. NULL:
+	 * export->read_only tells. */
+	struct access *access;
 };
 
 struct handshake {
@@ -71,7 +80,9 @@ struct handshake {
 	bool slot_refused;    /* waiting for a slot took too long */
 	bool info_block_size; /* the client asked for block sizes */
 	unsigned int options;
-	uint32_t option; /* the one in hand */
+	uint32_t option;            /* the one in hand */
+	enum handshake_right right; /* of access.h; TLS does not change it */
+	uint64_t attempt;           /* of access.h: what this client waits for */
 	uint64_t swallow;
 	struct handshake_terms terms;
 	struct export *export_; /* the chosen one, when phase is HANDSHAKE_DONE */
@@ -94,5 +105,12 @@ size_t handshake_feed(struct handshake *handshake, const uint8_t *data, size_t l
 void handshake_secured(struct handshake *handshake);
 
 void handshake_clear(struct handshake *handshake);
+
+/* Is the export read-only for this client? */
+static inline bool handshake_read_only(const struct handshake *handshake,
+				       const struct export *export)
+{
+	return handshake->world->access ? handshake->right != RIGHT_WRITE : export->read_only;
+}
 
 #endif

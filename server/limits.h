@@ -48,6 +48,8 @@ enum {
 
 /* A client that waits for a slot (-e) is refused after this long. */
 #define SLOT_WAIT (2 * CLOCK_SECOND)
+/* A client whose image is not open for it after this long is dropped: the disk is stuck. */
+#define OPEN_WAIT (60 * CLOCK_SECOND)
 /* A peer that stops in the middle of a request is dropped. */
 #define STALL_LIMIT (30 * CLOCK_SECOND)
 /* A peer that takes no replies is dropped; sooner when others wait for its thread. */

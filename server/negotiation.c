@@ -129,11 +129,14 @@ static enum negotiation outcome_of(struct connection *connection)
 		return NEGOTIATION_GOES_ON;
 	case HANDSHAKE_FULL:
 		return NEGOTIATION_FULL;
+	case HANDSHAKE_OPENING:
+		return connection->out.used ? NEGOTIATION_GOES_ON : NEGOTIATION_OPENING;
 	case HANDSHAKE_DONE:
 		/* Asked again while the last answer leaves: what was agreed is taken once. */
 		if (!connection->export_) {
 			connection->export_ = handshake->export_;
 			connection->terms = handshake->terms;
+			connection->read_only = handshake_read_only(handshake, connection->export_);
 			handshake->terms.context_export = NULL; /* now the connection's */
 		}
 		return connection->out.used ? NEGOTIATION_GOES_ON : NEGOTIATION_DONE;

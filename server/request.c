@@ -68,7 +68,7 @@ static int check(const struct connection *connection, const struct nbd_request *
 		return 0;
 	if (!flags_allowed(connection, request))
 		return -EINVAL;
-	if (command->writes && connection->export_->read_only)
+	if (command->writes && connection->read_only)
 		return -EPERM;
 	/* With a payload, BLOCK_STATUS names its range there. */
 	if (command->ranged &&

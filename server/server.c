@@ -21,10 +21,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "buffer.h"
-#include "common/cleanup.h"
+#include "access.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/size.h"
 #include "common/tls.h"
 #include "connection.h"
 #include "engine.h"
@@ -32,144 +32,14 @@
 #include "image/loan.h"
 #include "limits.h"
 #include "server-internal.h"
+#include "server-state.h"
 #include "worker.h"
 #include "trace.h"
 
-TAILQ_HEAD(connection_list, connection);
-
-enum { LISTENERS_MAX = 8, EVENTS_AT_ONCE = 64, ACCEPTS_AT_ONCE = 64 };
+enum { EVENTS_AT_ONCE = 64, ACCEPTS_AT_ONCE = 64 };
 
 /* When there are no descriptors left, accepting rests for this long. */
 #define ACCEPT_REST CLOCK_SECOND
-
-struct server {
-	struct export export_;
-	struct handshake_world world;
-	struct server_config config;
-	struct engine *engine;
-	struct worker_pool *workers;
-	int epoll_fd, signal_fd, wake_fd;
-	int listeners[LISTENERS_MAX];
-	unsigned int listener_count;
-	bool listening;
-	uint64_t accept_after; /* 0: accepting */
-	struct connection_list all, negotiating, waiting, stalled, throttled, ended;
-	unsigned int negotiating_count;
-	unsigned int connections, clients; /* clients hold a slot */
-	bool had_client;
-	uint64_t drain_deadline; /* 0: not draining */
-	bool interrupted;        /* busy connections were cut off */
-	uint8_t *scratch;
-
-	pthread_mutex_t lock;
-	struct connection_list back; /* given back by engine threads; under lock */
-
-	bool stop_asked; /* any thread, atomic */
-};
-
-/* ---- Open and close ---- */
-
-static bool slot_free(const struct server *server)
-{
-	return !server->config.max_clients || server->clients < server->config.max_clients;
-}
-
-static bool take_slot(void *context)
-{
-	struct server *server = context;
-
-	if (!slot_free(server))
-		return false;
-	server->clients++;
-	server->had_client = true;
-	return true;
-}
-
-int server_open(struct server **out, const struct server_config *config, struct error *err)
-{
-	struct server *server = calloc(1, sizeof(*server));
-	int rc;
-
-	*out = NULL;
-	if (!server)
-		return error_set(err, ENOMEM, "out of memory");
-	server->config = *config;
-	server->epoll_fd = server->signal_fd = server->wake_fd = -1;
-	TAILQ_INIT(&server->all);
-	TAILQ_INIT(&server->negotiating);
-	TAILQ_INIT(&server->waiting);
-	TAILQ_INIT(&server->stalled);
-	TAILQ_INIT(&server->throttled);
-	TAILQ_INIT(&server->ended);
-	TAILQ_INIT(&server->back);
-	pthread_mutex_init(&server->lock, NULL);
-	rc = export_open(&server->export_, &config->export_, err);
-	if (rc) {
-		free(server);
-		return rc;
-	}
-	server->export_.multi_conn = config->max_clients != 1;
-	server->world = (struct handshake_world){.tls = config->tls.creds,
-						 .exports = &server->export_,
-						 .export_count = 1,
-						 .take_slot = take_slot,
-						 .context = server};
-	server->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	server->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	server->scratch = malloc(NEGOTIATION_SCRATCH);
-	if (server->wake_fd < 0 || server->epoll_fd < 0 || !server->scratch) {
-		server_close(server);
-		return error_set(err, ENOMEM, "out of memory or descriptors");
-	}
-	*out = server;
-	return 0;
-}
-
-uint64_t server_size(const struct server *server)
-{
-	return server->export_.size;
-}
-
-bool server_read_only(const struct server *server)
-{
-	return server->export_.read_only;
-}
-
-const struct server_tls *server_tls(const struct server *server)
-{
-	return &server->config.tls;
-}
-
-struct worker_pool *server_workers(struct server *server)
-{
-	return server->workers;
-}
-
-struct engine *server_engine(struct server *server)
-{
-	return server->engine;
-}
-
-struct export *server_exports(struct server *server, size_t *count)
-{
-	*count = server->world.export_count;
-	return server->world.exports;
-}
-
-void server_close(struct server *server)
-{
-	int *fds[] = {&server->epoll_fd, &server->signal_fd, &server->wake_fd};
-
-	engine_free(server->engine);
-	worker_pool_free(server->workers);
-	export_close(&server->export_);
-	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
-		cleanup_close(fds[i]);
-	pthread_mutex_destroy(&server->lock);
-	buffer_trim();
-	free(server->scratch);
-	free(server);
-}
 
 static int watch(struct server *server, int fd, uint32_t events, void *owner)
 {
@@ -198,6 +68,8 @@ static struct connection_list *list_of(struct server *server, enum connection_st
 		return &server->negotiating;
 	case CONNECTION_WAITING:
 		return &server->waiting;
+	case CONNECTION_OPENING:
+		return &server->opening;
 	case CONNECTION_STALLED:
 		return &server->stalled;
 	case CONNECTION_THROTTLED:
@@ -270,6 +142,8 @@ static void end_connection(struct server *server, struct connection *connection,
 {
 	bool had_slot = connection->has_slot;
 
+	if (server->access)
+		access_detach(server->access, &connection->handshake);
 	leave_state(server, connection);
 	set_events(server, connection, 0);
 	if (connection->export_)
@@ -337,9 +211,18 @@ static void park(struct server *server, struct connection *connection)
 	set_events(server, connection, EPOLLIN | EPOLLRDHUP);
 }
 
+static uint64_t handshake_deadline(const struct server *server)
+{
+	return server->config.handshake_limit_ms
+		       ? clock_now() + server->config.handshake_limit_ms * CLOCK_MILLISECOND
+		       : CLOCK_NEVER;
+}
+
 static void negotiation_goes_on(struct server *server, struct connection *connection)
 {
-	if (connection->state == CONNECTION_WAITING) {
+	if (connection->state == CONNECTION_WAITING || connection->state == CONNECTION_OPENING) {
+		/* Lists are in the order of deadlines. */
+		connection->deadline = handshake_deadline(server);
 		leave_state(server, connection);
 		enter_state(server, connection, CONNECTION_NEGOTIATING);
 	}
@@ -358,6 +241,19 @@ static void negotiation_full(struct server *server, struct connection *connectio
 	set_events(server, connection, EPOLLRDHUP);
 }
 
+/* It asks again when the image has been opened. That takes as long as the disk takes, but not for
+ * ever. */
+static void negotiation_opening(struct server *server, struct connection *connection)
+{
+	bool again = connection->state == CONNECTION_OPENING;
+
+	leave_state(server, connection);
+	enter_state(server, connection, CONNECTION_OPENING);
+	if (!again)
+		connection->deadline = clock_now() + OPEN_WAIT;
+	set_events(server, connection, EPOLLRDHUP);
+}
+
 static void negotiate(struct server *server, struct connection *connection)
 {
 	enum negotiation outcome = connection_negotiate(connection, server->scratch);
@@ -369,6 +265,9 @@ static void negotiate(struct server *server, struct connection *connection)
 		break;
 	case NEGOTIATION_FULL:
 		negotiation_full(server, connection);
+		break;
+	case NEGOTIATION_OPENING:
+		negotiation_opening(server, connection);
 		break;
 	case NEGOTIATION_DONE:
 		log_info("client %u: transmission of '%s' begins", connection->id,
@@ -394,8 +293,31 @@ static void resume_waiting(struct server *server)
 {
 	struct connection *connection;
 
-	while ((connection = TAILQ_FIRST(&server->waiting)) && slot_free(server))
+	while ((connection = TAILQ_FIRST(&server->waiting)) && server_slot_free(server))
 		negotiate(server, connection);
+}
+
+/* ---- An image that is opened as its clients need it ---- */
+
+/* All who wait ask again; some may have to wait once more. */
+static void resume_opening(struct server *server)
+{
+	struct connection *connection, *last = TAILQ_LAST(&server->opening, connection_list);
+	bool more = last;
+
+	while (more && (connection = TAILQ_FIRST(&server->opening))) {
+		more = connection != last;
+		negotiate(server, connection);
+	}
+}
+
+static void look_after_access(struct server *server)
+{
+	if (!server->access)
+		return;
+	if (access_go_on(server->access))
+		resume_opening(server);
+	access_settle(server->access, !TAILQ_EMPTY(&server->opening));
 }
 
 static struct connection *add_connection(struct server *server, int fd)
@@ -409,10 +331,7 @@ static struct connection *add_connection(struct server *server, int fd)
 	enter_state(server, connection, CONNECTION_NEGOTIATING);
 	export_refresh(&server->export_);
 	connection->handshake.shutting_down = server->drain_deadline;
-	connection->deadline =
-		server->config.handshake_limit_ms
-			? clock_now() + server->config.handshake_limit_ms * CLOCK_MILLISECOND
-			: CLOCK_NEVER;
+	connection->deadline = handshake_deadline(server);
 	return connection;
 }
 
@@ -518,6 +437,7 @@ static void connection_ready(struct server *server, struct connection *connectio
 		negotiate(server, connection);
 		break;
 	case CONNECTION_WAITING:
+	case CONNECTION_OPENING:
 		if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 			end_connection(server, connection, TRANSPORT_CLOSE_DROP);
 		break;
@@ -607,32 +527,22 @@ static void handle_event(struct server *server, const struct epoll_event *event)
 
 /* ---- Deadlines ---- */
 
-static uint64_t earliest(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
-/* All four lists are in the order of their deadlines. */
+/* All these lists are in the order of their deadlines. */
 static uint64_t next_deadline(const struct server *server)
 {
-	const struct connection *negotiating = TAILQ_FIRST(&server->negotiating);
-	const struct connection *waiting = TAILQ_FIRST(&server->waiting);
-	const struct connection *stalled = TAILQ_FIRST(&server->stalled);
+	const struct connection *const firsts[] = {
+		TAILQ_FIRST(&server->negotiating), TAILQ_FIRST(&server->waiting),
+		TAILQ_FIRST(&server->opening), TAILQ_FIRST(&server->stalled)};
 	const struct connection *throttled = TAILQ_FIRST(&server->throttled);
-	uint64_t deadline = CLOCK_NEVER;
+	uint64_t deadline = throttled ? throttled->resume_at : CLOCK_NEVER;
 
-	if (negotiating)
-		deadline = earliest(deadline, negotiating->deadline);
-	if (waiting)
-		deadline = earliest(deadline, waiting->deadline);
-	if (stalled)
-		deadline = earliest(deadline, stalled->deadline);
-	if (throttled)
-		deadline = earliest(deadline, throttled->resume_at);
+	for (size_t i = 0; i < sizeof(firsts) / sizeof(firsts[0]); i++)
+		if (firsts[i])
+			deadline = min_of(deadline, firsts[i]->deadline);
 	if (server->accept_after)
-		deadline = earliest(deadline, server->accept_after);
+		deadline = min_of(deadline, server->accept_after);
 	if (server->drain_deadline)
-		deadline = earliest(deadline, server->drain_deadline);
+		deadline = min_of(deadline, server->drain_deadline);
 	return deadline;
 }
 
@@ -661,6 +571,10 @@ static void check_deadlines(struct server *server)
 		connection->handshake.slot_refused = true;
 		connection->deadline = now + SLOT_WAIT;
 		negotiate(server, connection);
+	}
+	while ((connection = TAILQ_FIRST(&server->opening)) && connection->deadline <= now) {
+		log_info("client %u: the image could not be opened for it in time", connection->id);
+		end_connection(server, connection, TRANSPORT_CLOSE_DROP);
 	}
 	while ((connection = TAILQ_FIRST(&server->stalled)) && connection->deadline <= now) {
 		log_info("client %u: stopped in the middle of a request", connection->id);
@@ -743,6 +657,7 @@ static int run_loop(struct server *server)
 			handle_event(server, &events[i]);
 		check_deadlines(server);
 		resume_waiting(server);
+		look_after_access(server);
 		free_ended(server);
 		/* Cut off, and still stuck in the disk: nothing more can be done for them. */
 		if (server->interrupted && clock_now() >= server->drain_deadline)
@@ -769,7 +684,11 @@ int server_run(struct server *server, struct error *err)
 	if (rc)
 		return error_set_errno(err, -rc, "cannot wait for clients");
 	end_negotiations(server);
-	rc = server->export_.read_only ? 0 : export_flush(&server->export_);
+	access_stop(server->access);
+	/* With --auto-read-only the last flush may have been before, and have failed. */
+	rc = server->export_.read_only && !server->export_.flush_error
+		     ? 0
+		     : export_flush(&server->export_);
 	if (rc)
 		return error_set_errno(err, -rc, "%s: the last flush failed",
 				       server->config.export_.file);

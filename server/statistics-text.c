@@ -14,6 +14,7 @@
 #include "common/clock.h"
 #include "common/json.h"
 #include "common/printable.h"
+#include "image/epoch.h"
 #include "image/hostfile.h"
 
 /* ---- JSON ---- */
@@ -106,6 +107,16 @@ static void json_client(struct json *json, const struct statistics_client *clien
 	json_object_end(json);
 }
 
+static void json_image(struct json *json, struct export *export)
+{
+	struct image *image;
+	EPOCH_SCOPE;
+
+	image = export->image;
+	json_string(json, "file", image->file->path);
+	json_string(json, "image_format", image->driver->name);
+}
+
 static int json_export(struct json *json, struct export *export)
 {
 	struct statistics_view view;
@@ -113,8 +124,7 @@ static int json_export(struct json *json, struct export *export)
 
 	json_object_begin(json, NULL);
 	json_string(json, "name", export->name);
-	json_string(json, "file", export->image->file->path);
-	json_string(json, "image_format", export->image->driver->name);
+	json_image(json, export);
 	json_number(json, "size", export->size);
 	json_bool(json, "read_only", export->read_only);
 	json_number(json, "connections", view.live);

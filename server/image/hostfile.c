@@ -71,8 +71,10 @@ static int check_kind(struct hostfile *file)
 	return 0;
 }
 
-int hostfile_open(const char *path, bool writable, struct hostfile **out)
+/* name: for messages. */
+static int open_named(const char *path, const char *name, bool writable, struct hostfile **out)
 {
+	static _Atomic uint64_t last_identity;
 	struct hostfile *file;
 	int rc;
 
@@ -82,11 +84,12 @@ int hostfile_open(const char *path, bool writable, struct hostfile **out)
 		return -ENOMEM;
 	file->writable = writable;
 	file->length = UINT64_MAX;
+	file->identity = atomic_fetch_add(&last_identity, 1) + 1;
 	pthread_mutex_init(&file->view_lock, NULL);
 	/* O_NONBLOCK: opening a FIFO must not hang; files and disks ignore it. */
 	file->fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	rc = file->fd < 0 ? -errno : check_kind(file);
-	if (rc == 0 && !(file->path = strdup(path)))
+	if (rc == 0 && !(file->path = strdup(name)))
 		rc = -ENOMEM;
 	if (rc) {
 		hostfile_close(file);
@@ -99,6 +102,24 @@ int hostfile_open(const char *path, bool writable, struct hostfile **out)
 	file->punch_hole = true;
 	*out = file;
 	return 0;
+}
+
+int hostfile_open(const char *path, bool writable, struct hostfile **file)
+{
+	return open_named(path, path, writable, file);
+}
+
+int hostfile_reopen(const struct hostfile *file, bool writable, struct hostfile **again)
+{
+	char path[40];
+
+	int rc;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fd);
+	rc = open_named(path, file->path, writable, again);
+	if (rc == 0)
+		(*again)->identity = file->identity;
+	return rc;
 }
 
 void hostfile_close(struct hostfile *file)
@@ -366,6 +387,22 @@ static void make_view(struct hostfile *file)
 		}
 	}
 	pthread_mutex_unlock(&file->view_lock);
+}
+
+void hostfile_adopt_view(struct hostfile *file, struct hostfile *from)
+{
+	uint8_t *view;
+
+	pthread_mutex_lock(&from->view_lock);
+	view = from->view;
+	if (view && mmap(view, (size_t)from->view_size, PROT_READ,
+			 MAP_SHARED | MAP_NORESERVE | MAP_FIXED, file->fd, 0) != MAP_FAILED) {
+		munlock(view, (size_t)from->view_size);
+		file->view_size = from->view_size;
+		atomic_store(&file->view, view);
+		atomic_store(&from->view, NULL); /* its size stays: there is no second try */
+	}
+	pthread_mutex_unlock(&from->view_lock);
 }
 
 /* offset is one of the file. */

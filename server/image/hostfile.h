@@ -22,11 +22,13 @@
 struct hostfile {
 	int fd;
 	bool writable;
-	bool is_block;           /* a block device, else a regular file */
-	uint32_t block_size;     /* zero and discard requests are aligned to it, bytes */
-	uint64_t base, length;   /* the part of it that is meant, bytes; UINT64_MAX: to its end */
-	char *path;              /* as the user gave it, for messages */
-	struct direct *direct;   /* not NULL: around the page cache */
+	bool is_block;         /* a block device, else a regular file */
+	uint32_t block_size;   /* zero and discard requests are aligned to it, bytes */
+	uint64_t base, length; /* the part of it that is meant, bytes; UINT64_MAX: to its end */
+	char *path;            /* as the user gave it, for messages */
+	uint64_t identity;     /* the same for all openings that hostfile_reopen() made */
+	unsigned int locks_used, locks_unshared; /* as lock_acquire() took them; the opener's */
+	struct direct *direct;                   /* not NULL: around the page cache */
 	_Atomic(uint8_t *) view; /* all of the file, mapped for reading; NULL: not yet */
 	uint64_t view_size;      /* written once, before view */
 	pthread_mutex_t view_lock;
@@ -45,6 +47,18 @@ struct hostfile {
  */
 int hostfile_open(const char *path, bool writable, struct hostfile **file);
 void hostfile_close(struct hostfile *file);
+
+/*
+ * Opens the same file once more, also when it has another name by now, or none: for writing, or
+ * only for reading. As hostfile_open(); it is all of the file, and not direct.
+ */
+int hostfile_reopen(const struct hostfile *file, bool writable, struct hostfile **again);
+
+/*
+ * The view of one opening becomes that of another of the same file, at the same address: whoever
+ * still uses it sees no change. `from` does without from now on; any thread may use it meanwhile.
+ */
+void hostfile_adopt_view(struct hostfile *file, struct hostfile *from);
 
 /*
  * From now on all reads and writes go around the page cache; called before any of them. 0, or

@@ -89,8 +89,10 @@ static int choose_driver(struct image *image, struct error *err)
 	const char *format = image->options.format;
 
 	image->probed = !format;
+	/* Others may have written what looks like another format meanwhile: it is not followed. */
 	if (image->probed)
-		format = format_probe(image->file);
+		format =
+			image->replaces ? image->replaces->driver->name : format_probe(image->file);
 	image->driver = driver_find(format);
 	if (image->driver == &image_driver_raw && node && node->kind == NODE_FORMAT &&
 	    (node->backing || node->data_file || node->no_backing))
@@ -110,9 +112,8 @@ static int choose_driver(struct image *image, struct error *err)
 	return error_set(err, EINVAL, "Unknown driver '%s'", format);
 }
 
-/* Is this failure of opening for writing one that a read-only open may cure? Locks held by
- * others, missing files and I/O errors are not. */
-static bool access_degrades(int rc)
+/* Locks held by others, missing files and I/O errors are not. */
+bool image_access_degrades(int rc)
 {
 	return rc == -EACCES || rc == -EROFS || rc == -EPERM || rc == -ETXTBSY;
 }
@@ -160,7 +161,9 @@ int image_choose_cache(const struct image *image, struct hostfile *file,
 
 static int open_file(const struct image_place *place, struct image *image, struct error *err)
 {
-	int rc = hostfile_open(place->path, !image->read_only, &image->file);
+	int rc = image->replaces
+			 ? hostfile_reopen(image->replaces->file, !image->read_only, &image->file)
+			 : hostfile_open(place->path, !image->read_only, &image->file);
 
 	if (rc == -EINVAL)
 		return error_set(
@@ -193,10 +196,11 @@ static int lock_image(const struct image_place *place, struct image *image, stru
 		used |= PERMISSION_WRITE;
 	if (!image->read_only && image->driver->metadata)
 		used |= PERMISSION_RESIZE;
-	if (!image->read_only || image->driver->metadata || image->parent || image->options.backing)
+	if (!image->read_only || image->driver->metadata || image->parent ||
+	    image->options.backing || image->options.dynamic)
 		unshared |= PERMISSION_WRITE;
-	return lock_acquire(image->file, used, place->force_share ? 0 : unshared, place->locking,
-			    err);
+	return lock_take_over(image->replaces ? image->replaces->file : NULL, image->file, used,
+			      place->force_share ? 0 : unshared, place->locking, err);
 }
 
 /* Formats that have a structure are read from files of the host, or parts of them. */
@@ -254,8 +258,11 @@ static int open_once(const char *path, struct image *image, struct error *err)
 		rc = choose_driver(image, err);
 	if (rc == 0)
 		rc = lock_image(&place, image, err);
-	if (rc == 0)
+	if (rc == 0) {
 		rc = open_driver(image, err);
+		if (rc && image->replaces)
+			lock_restore(image->replaces->file);
+	}
 	if (rc) {
 		hostfile_close(image->file);
 		image->file = NULL;
@@ -284,6 +291,7 @@ static int open_child(const char *path, const struct image_place *place,
 	child->parent = image->parent;
 	child->depth = image->depth;
 	child->read_only = image->read_only;
+	child->replaces = image->replaces ? image->replaces->child : NULL;
 	take_node(child, below);
 	rc = open_once(path, child, err);
 	if (rc) {
@@ -301,7 +309,7 @@ static int open_degraded(const char *path, struct image *image, int first, struc
 {
 	struct error again = ERROR_INIT;
 
-	if (image->options.access == IMAGE_READ_WRITE)
+	if (image->options.access == IMAGE_READ_WRITE && !image->options.dynamic)
 		error_hint(err, "; use --read-only or --auto-read-only");
 	if (image->options.access != IMAGE_AUTO_READ_ONLY)
 		return first;
@@ -319,9 +327,10 @@ static int open_image(const char *path, struct image *image, struct error *err)
 
 	image->read_only = image->options.access == IMAGE_READ_ONLY;
 	rc = open_once(path, image, err);
-	if (access_degrades(rc) && !image->read_only)
+	if (image_access_degrades(rc) && !image->read_only)
 		rc = open_degraded(path, image, rc, err);
-	if (rc == 0 && image->probed && !image->read_only && image->driver == &image_driver_raw)
+	if (rc == 0 && image->probed && !image->read_only && !image->replaces &&
+	    image->driver == &image_driver_raw)
 		log_warning(
 			"Image format was not specified for '%s' and probing guessed raw.\n"
 			"         Automatically detecting the format is dangerous for raw images, "
@@ -331,8 +340,8 @@ static int open_image(const char *path, struct image *image, struct error *err)
 	return rc;
 }
 
-int image_open(const char *path, const struct image_options *options, struct image **out,
-	       struct error *err)
+static int open_new(const char *path, const struct image_options *options,
+		    const struct image *replaces, struct image **out, struct error *err)
 {
 	struct image *image = calloc(1, sizeof(*image));
 	int rc;
@@ -341,19 +350,110 @@ int image_open(const char *path, const struct image_options *options, struct ima
 	if (!image)
 		return error_set(err, ENOMEM, "out of memory");
 	image->options = *options;
+	image->replaces = replaces;
 	if (options->node)
 		take_node(image, options->node);
 	rc = open_image(path, image, err);
+	image->replaces = NULL;
 	if (rc) {
 		free(image);
-		/* Some say themselves, in words that are known, what has failed. */
-		if (err && strncmp(err->text, "Failed ", 7))
-			error_wrap(err, "Failed to blk_new_open '%s'", path);
 		return rc;
 	}
 	trace_image_opened(path, image->driver->name, image->size, image->read_only);
 	*out = image;
 	return 0;
+}
+
+/* Some say themselves, in words that are known, what has failed. */
+static int wrap(const char *path, int rc, struct error *err)
+{
+	if (rc && err && strncmp(err->text, "Failed ", 7))
+		error_wrap(err, "Failed to blk_new_open '%s'", path);
+	return rc;
+}
+
+int image_open(const char *path, const struct image_options *options, struct image **image,
+	       struct error *err)
+{
+	return wrap(path, open_new(path, options, NULL, image, err), err);
+}
+
+static void abandon(struct image *image)
+{
+	for (; image; image = image->child)
+		image->abandoned = true;
+}
+
+int image_reopen(struct image *old, bool writable, struct image **image, struct error *err)
+{
+	struct image_options options = old->options;
+	int rc;
+
+	options.access = writable ? IMAGE_READ_WRITE : IMAGE_READ_ONLY;
+	rc = open_new(old->file->path, &options, old, image, err);
+	if (rc == 0)
+		abandon(old);
+	return rc;
+}
+
+static void restore_locks(struct hostfile *file, void *context)
+{
+	(void)context;
+	lock_restore(file);
+}
+
+void image_reopen_undo(struct image *old, struct image *image)
+{
+	abandon(image);
+	image_visit_files(old, restore_locks, NULL);
+	for (; old; old = old->child)
+		old->abandoned = false;
+	image_close(image);
+}
+
+static void adopt_view(struct hostfile *file, void *context)
+{
+	struct hostfile *from = context;
+
+	if (!file->view && hostfile_same(file, from))
+		hostfile_adopt_view(file, from);
+}
+
+static void hand_over_file(struct hostfile *from, void *context)
+{
+	if (from->view)
+		image_visit_files(context, adopt_view, from);
+	lock_release(from);
+}
+
+void image_hand_over(struct image *old, struct image *image)
+{
+	image_visit_files(old, hand_over_file, image);
+}
+
+int image_open_resting(const char *path, const struct image_options *options, struct image **image,
+		       struct error *why, struct error *err)
+{
+	struct image_options access = *options;
+	struct image *written;
+	int rc;
+
+	access.dynamic = true;
+	access.access = IMAGE_READ_WRITE;
+	rc = open_new(path, &access, NULL, &written, why);
+	if (rc == 0) {
+		rc = image_reopen(written, false, image, err);
+		image_close(written);
+		return wrap(path, rc, err);
+	}
+	access.access = IMAGE_READ_ONLY;
+	*image = NULL;
+	if ((image_access_degrades(rc) || rc == -EAGAIN) &&
+	    open_new(path, &access, NULL, image, NULL) == 0)
+		return 0;
+	if (err)
+		*err = *why;
+	return wrap(path, rc, err);
 }
 
 void image_close(struct image *image)
@@ -602,6 +702,22 @@ int image_write(struct image *image, const void *buffer, uint64_t offset, uint64
 		length -= extent.length;
 	}
 	return 0;
+}
+
+void image_visit_files(struct image *image, image_visit_file *visit, void *context)
+{
+	while (image->child)
+		image = image->child;
+	visit(image->file, context);
+	if (image->driver->visit_files)
+		image->driver->visit_files(image, visit, context);
+}
+
+int image_settle(struct image *image)
+{
+	while (image->child)
+		image = image->child;
+	return image->driver->settle ? image->driver->settle(image) : image_flush(image);
 }
 
 void image_refresh(struct image *image)

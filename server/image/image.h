@@ -69,6 +69,8 @@ struct image_place;
 struct object_set;
 struct secret;
 
+typedef void image_visit_file(struct hostfile *file, void *context);
+
 /* A dirty bitmap: which parts of a disk were written since somebody began to record it. */
 struct image_bitmap {
 	struct image *owner; /* the image that stores it, in a chain perhaps a lower one */
@@ -106,6 +108,11 @@ struct image_driver {
 	int (*zero)(struct image *image, uint64_t offset, uint64_t length, unsigned int flags);
 	int (*discard)(struct image *image, uint64_t offset, uint64_t length);
 	int (*flush)(struct image *image);
+	/* Calls visit for the files of the image beside image->file, and for those of images below.
+	 * NULL: there are none. */
+	void (*visit_files)(struct image *image, image_visit_file *visit, void *context);
+	/* See image_settle(). NULL: a flush is all. */
+	int (*settle)(struct image *image);
 	/* See image_bitmap_open() and image_bitmap_walk(). NULL: there are no bitmaps. */
 	int (*bitmap_open)(struct image *image, const char *name, struct image_bitmap **bitmap,
 			   struct error *err);
@@ -125,6 +132,7 @@ struct image_options {
 	bool direct;               /* all files of the chain are used around the page cache, unless
 				    * node says otherwise of one */
 	bool bitmaps_may_break;    /* write although dirty bitmaps of the image become void */
+	bool dynamic;              /* it may be opened again, in another way, while it is read */
 	enum discard_mode discard;
 	const struct secret *key_secret;  /* opens encryption, of backing files, too; NULL: none */
 	const struct object_set *objects; /* where a description's key-secret is found */
@@ -134,11 +142,13 @@ struct image {
 	const struct image_driver *driver;
 	struct hostfile *file; /* the main file; with a child, the child's */
 	struct image_options options;
-	struct image *child;        /* of a part of another image's disk: that one, else NULL */
-	const struct image *parent; /* the overlay whose backing file this is, or NULL */
-	unsigned int depth;         /* overlays above it */
-	_Atomic uint64_t size;      /* bytes that a guest sees; image_refresh() changes it */
+	struct image *child;          /* of a part of another image's disk: that one, else NULL */
+	const struct image *parent;   /* the overlay whose backing file this is, or NULL */
+	unsigned int depth;           /* overlays above it */
+	_Atomic uint64_t size;        /* bytes that a guest sees; image_refresh() changes it */
+	const struct image *replaces; /* while it is opened: the same, opened in another way */
 	bool read_only;
+	bool abandoned;     /* somebody else may write it now: closing writes nothing */
 	uint32_t zero_unit; /* so many bytes at least, and aligned, are zeroed by the mapping; 0:
 			     * zeroes are the host file's */
 	bool encrypted;     /* it, or a file below it in the chain */
@@ -162,6 +172,31 @@ int image_open(const char *path, const struct image_options *options, struct ima
 /* The same, read only, under an overlay that takes all writes and is gone when it is closed. */
 int image_open_temporary(const char *path, const struct image_options *options,
 			 struct image **image, struct error *err);
+/*
+ * The same image, opened anew: for writing, or only for reading. Its files are those of `old`,
+ * whatever their names are now; what others wrote is seen; locks go over at once. Then `old` is
+ * abandoned: it may be read as long as it is open. When it fails all is as before.
+ */
+int image_reopen(struct image *old, bool writable, struct image **image, struct error *err);
+/* Back to `old`, which nobody has written meanwhile; image is closed. */
+void image_reopen_undo(struct image *old, struct image *image);
+/* Whoever reads by views of the old image's files goes on with those of the new one's. Then the old
+ * one may be closed when all who entered an epoch before this have left. */
+void image_hand_over(struct image *old, struct image *image);
+/*
+ * Opens an image for reading only, one that may be reopened, after a look whether it could be
+ * written; when not, `why` says why not. As image_open().
+ */
+int image_open_resting(const char *path, const struct image_options *options, struct image **image,
+		       struct error *why, struct error *err);
+/* Is this failure of opening for writing one that a read-only open may cure? */
+bool image_access_degrades(int rc);
+/* Calls visit for each file of the image and of those below it. */
+void image_visit_files(struct image *image, image_visit_file *visit, void *context);
+/* Flushes, and brings what waits for readers to its end; -EAGAIN: once more would bring more of it.
+ * Nobody writes meanwhile. */
+int image_settle(struct image *image);
+
 /*
  * The image below parent in a chain, to be read only. name is what parent says, relative to
  * parent's directory; format NULL: it does not say. Never a protocol. parent outlives it. What the

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "common/size.h"
+#include "hostfile.h"
 
 enum {
 	LOANS_MAX = 256,   /* of one socket: what its buffer holds in reads of 32 KiB */
@@ -25,7 +26,7 @@ enum {
 };
 
 struct loan {
-	const struct hostfile *file;
+	uint64_t file; /* its identity */
 	uint64_t offset, length;
 	uint64_t end; /* of it in the stream */
 };
@@ -152,8 +153,8 @@ bool lender_add(struct lender *lender, const struct hostfile *file, uint64_t off
 		settle(lender);
 	room = lender->count < LOANS_MAX;
 	if (room) {
-		lender->loans[(lender->first + lender->count++) % LOANS_MAX] =
-			(struct loan){.file = file, .offset = offset, .length = length, .end = end};
+		lender->loans[(lender->first + lender->count++) % LOANS_MAX] = (struct loan){
+			.file = file->identity, .offset = offset, .length = length, .end = end};
 		atomic_fetch_add(&lent, 1);
 	}
 	pthread_mutex_unlock(&lock);
@@ -190,7 +191,7 @@ static bool lends(const struct lender *lender, const struct hostfile *file, uint
 	for (unsigned int i = 0; i < lender->count; i++) {
 		const struct loan *loan = &lender->loans[(lender->first + i) % LOANS_MAX];
 
-		if (loan->file == file && loan->offset < offset + length &&
+		if (loan->file == file->identity && loan->offset < offset + length &&
 		    offset < loan->offset + loan->length)
 			return true;
 	}

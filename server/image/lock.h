@@ -28,4 +28,18 @@ enum image_permission {
 int lock_acquire(struct hostfile *file, unsigned int used, unsigned int unshared,
 		 enum node_locking locking, struct error *err);
 
+/*
+ * The locks of one opening go over to another of the same file, as far as they are wanted there;
+ * at no moment is the file without those that both have. When somebody else stands in the way all
+ * is as it was. As lock_acquire().
+ */
+int lock_take_over(struct hostfile *from, struct hostfile *file, unsigned int used,
+		   unsigned int unshared, enum node_locking locking, struct error *err);
+/* Takes back what another opening took over and did not keep: that one is still open. */
+void lock_restore(struct hostfile *file);
+/* Keeps no more than the right to read beside others, who may do anything. */
+void lock_rest(struct hostfile *file);
+/* Gives all up. */
+void lock_release(struct hostfile *file);
+
 #endif

@@ -39,6 +39,8 @@ int window_open(struct image *image, struct image *child, const struct image_pla
 	image->size = size_of(window, child->size);
 	image->encrypted = child->encrypted;
 	image->read_only = child->read_only;
+	image->encrypted = child->encrypted;
+	image->zero_unit = child->zero_unit;
 	return 0;
 }
 

@@ -246,7 +246,8 @@ static size_t predict(const struct service *service, const uint8_t *bytes, size_
 		.multi_conn = true,
 		.read_only = service->read_only,
 	};
-	struct handshake_world world = {&export, 1, slot_always, NULL};
+	struct handshake_world world = {
+		.exports = &export, .export_count = 1, .take_slot = slot_always};
 	struct outbuf out = {.bytes = NULL};
 	struct handshake handshake;
 	size_t used = 0, drained;

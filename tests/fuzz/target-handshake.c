@@ -43,8 +43,10 @@ struct run {
 static void run_begin(struct run *run, const uint8_t *plan)
 {
 	*run = (struct run){.slots = {.plan = plan[0]}};
-	run->world = (struct handshake_world){exports, sizeof(exports) / sizeof(exports[0]),
-					      take_slot, &run->slots};
+	run->world = (struct handshake_world){.exports = exports,
+					      .export_count = sizeof(exports) / sizeof(exports[0]),
+					      .take_slot = take_slot,
+					      .context = &run->slots};
 	handshake_start(&run->handshake, &run->world, &run->out);
 }
 

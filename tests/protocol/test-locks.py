@@ -84,9 +84,9 @@ def test_locks_held_reading():
 
 
 def test_locks_auto_read_only():
-    """--auto-read-only of a writable file locks as a writer does."""
+    """--auto-read-only: without a client nobody is kept from anything (see test-access.py)."""
     with Server("--auto-read-only") as server:
-        check(held(server.image) == [100, 101, 201, 203], f"{held(server.image)}")
+        check(held(server.image) == [100], f"{held(server.image)}")
 
 
 def test_locks_released():

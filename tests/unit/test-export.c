@@ -215,16 +215,17 @@ START_TEST(test_flags)
 		NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
 
 	export.multi_conn = true;
-	ck_assert_uint_eq(export_flags(&export, false, false, false),
+	ck_assert_uint_eq(export_flags(&export, export.read_only, false, false, false),
 			  always | writing | NBD_FLAG_CAN_MULTI_CONN);
 	export.multi_conn = false;
 	export.read_only = true;
-	ck_assert_uint_eq(export_flags(&export, false, false, false), always | NBD_FLAG_READ_ONLY);
-	ck_assert_uint_eq(export_flags(&export, true, false, true),
+	ck_assert_uint_eq(export_flags(&export, export.read_only, false, false, false),
+			  always | NBD_FLAG_READ_ONLY);
+	ck_assert_uint_eq(export_flags(&export, export.read_only, true, false, true),
 			  always | NBD_FLAG_READ_ONLY | NBD_FLAG_SEND_DF);
-	ck_assert_uint_eq(export_flags(&export, false, true, false),
+	ck_assert_uint_eq(export_flags(&export, export.read_only, false, true, false),
 			  always | NBD_FLAG_READ_ONLY | NBD_FLAG_SEND_DF);
-	ck_assert_uint_eq(export_flags(&export, false, true, true),
+	ck_assert_uint_eq(export_flags(&export, export.read_only, false, true, true),
 			  always | NBD_FLAG_READ_ONLY | NBD_FLAG_SEND_DF |
 				  NBD_FLAG_BLOCK_STATUS_PAYLOAD);
 }

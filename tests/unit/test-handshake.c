@@ -29,7 +29,8 @@ static bool take_slot(void *context)
 static void setup(void)
 {
 	slots = 1;
-	world = (struct handshake_world){exports, 2, take_slot, NULL};
+	world = (struct handshake_world){
+		.exports = exports, .export_count = 2, .take_slot = take_slot};
 	handshake_start(&handshake, &world, &out);
 }
 

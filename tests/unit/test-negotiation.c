@@ -40,7 +40,8 @@ static void setup(void)
 	int pair[2];
 
 	slot = true;
-	world = (struct handshake_world){&export, 1, take_slot, NULL};
+	world = (struct handshake_world){
+		.exports = &export, .export_count = 1, .take_slot = take_slot};
 	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
 	peer = pair[1];
 	connection = connection_new(NULL, pair[0], &world);

@@ -309,6 +309,21 @@ int qcow2_flush(struct image *image)
 	return rc;
 }
 
+int qcow2_settle(struct image *image)
+{
+	struct qcow2 *q = image->state;
+	struct qcow2_writer *w = q->writer;
+	int rc = qcow2_flush(image);
+	bool more;
+
+	if (!w || rc)
+		return rc;
+	pthread_mutex_lock(&w->lock);
+	more = w->freed.count || w->stable.count || w->lent.count || w->blocks_dirty;
+	pthread_mutex_unlock(&w->lock);
+	return more ? -EAGAIN : 0;
+}
+
 bool qcow2_is_full(struct qcow2 *q)
 {
 	struct qcow2_writer *w = q->writer;

@@ -201,7 +201,8 @@ static int answer_data(struct qcow2 *q, const struct run *run, struct extent *ex
 	}
 	*extent = (struct extent){.kind = q->crypt ? EXTENT_ENCRYPTED : EXTENT_FILE,
 				  .crypt = q->crypt,
-				  .stable = q->image->read_only || q->data != q->file,
+				  .stable = (q->image->read_only && !q->image->options.dynamic) ||
+					    q->data != q->file,
 				  .length = min_of(length, end - run->host),
 				  .file = q->data,
 				  .file_offset = run->host,

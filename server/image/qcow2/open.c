@@ -202,6 +202,16 @@ static int choose_part(struct hostfile *data, const struct image_place *place, s
 	return rc;
 }
 
+/* The same file in the image that this one is to replace; NULL: there is none. */
+static struct hostfile *replaced_data_file(const struct qcow2 *q)
+{
+	const struct image *replaces = q->image->replaces;
+	const struct qcow2 *old = replaces ? replaces->state : NULL;
+
+	return old && old->data != old->file && hostfile_same(old->data, q->data) ? old->data
+										  : NULL;
+}
+
 static int open_data_file(struct qcow2 *q, struct error *err)
 {
 	const struct image_node *node = q->image->options.node;
@@ -230,9 +240,9 @@ static int open_data_file(struct qcow2 *q, struct error *err)
 		return rc;
 	if (!q->image->read_only)
 		used |= PERMISSION_WRITE;
-	return lock_acquire(q->data, used,
-			    place.force_share ? 0 : PERMISSION_WRITE | PERMISSION_RESIZE,
-			    place.locking, err);
+	return lock_take_over(replaced_data_file(q), q->data, used,
+			      place.force_share ? 0 : PERMISSION_WRITE | PERMISSION_RESIZE,
+			      place.locking, err);
 }
 
 static int open_backing(struct qcow2 *q, struct error *err)
@@ -293,6 +303,8 @@ static int qcow2_open(struct image *image, struct error *err)
 		if (i == 0 && rc == 0)
 			rc = check_writable(q, err);
 	}
+	if (rc && q->data && replaced_data_file(q))
+		lock_restore(replaced_data_file(q));
 	if (rc) {
 		state_free(q);
 		return rc;
@@ -306,14 +318,24 @@ static int qcow2_open(struct image *image, struct error *err)
 
 static void qcow2_close(struct image *image)
 {
-	int rc = qcow2_flush(image);
+	int rc = image->abandoned ? 0 : qcow2_flush(image);
 
 	/* What was freed has left the disk only now; the second one writes its refcounts. */
-	if (rc == 0)
+	if (rc == 0 && !image->abandoned)
 		rc = qcow2_flush(image);
 	if (rc)
 		log_error("%s: metadata was lost: %s", image->file->path, strerror(-rc));
 	state_free(image->state);
+}
+
+static void qcow2_visit_files(struct image *image, image_visit_file *visit, void *context)
+{
+	struct qcow2 *q = image->state;
+
+	if (q->data != q->file)
+		visit(q->data, context);
+	if (q->backing)
+		image_visit_files(q->backing, visit, context);
 }
 
 const struct image_driver image_driver_qcow2 = {
@@ -330,6 +352,8 @@ const struct image_driver image_driver_qcow2 = {
 	.zero = qcow2_zero,
 	.discard = qcow2_discard,
 	.flush = qcow2_flush,
+	.visit_files = qcow2_visit_files,
+	.settle = qcow2_settle,
 	.bitmap_open = qcow2_bitmap_open,
 	.bitmap_walk = qcow2_bitmap_walk,
 	.bitmap_close = qcow2_bitmap_close,

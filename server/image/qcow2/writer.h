@@ -174,6 +174,8 @@ void qcow2_mapping_free(struct qcow2 *q, const struct qcow2_mapping *mapping, bo
 
 /* Brings all metadata that is in memory to the disk, in order. */
 int qcow2_flush(struct image *image);
+/* As image_settle(). */
+int qcow2_settle(struct image *image);
 /* The same for what repairs have changed, with both locks held. */
 int qcow2_flush_repairs(struct qcow2 *q);
 /* Is too much of it in memory? */
