@@ -453,6 +453,28 @@ def test_reading_finds_corruption():
             check(file.read(80)[79] == 0, "a bad sector is no corruption")
 
 
+def test_zeroes_with_room():
+    """WRITE_ZEROES with NO_HOLE: the room is there, and zeroes are not written for it."""
+    size, room = 64 << 20, 48 << 20
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        path = os.path.join(directory, "disk.qcow2")
+        for options in ("cluster_size=64k", "cluster_size=64k,extended_l2=on", "cluster_size=512"):
+            tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, path, str(size))
+            with Server(image=path, defaults=WRITABLE, fault=True) as server:
+                client = server.client()
+                check(client.write(5000, b"x" * 70000).error == 0, "WRITE fails")
+                check(client.zero(4096, room, NO_HOLE).error == 0, "WRITE_ZEROES fails")
+                check(client.write(room // 2 + 700, b"y" * 3000).error == 0, "WRITE fails")
+                check(server.blocks() >= room, f"{options}: {server.blocks()} bytes of room")
+                zeroes = sum(op[2] for op in server.faults.operations() if op[0] == "write")
+                check(zeroes < room // 2, f"{options}: {zeroes} bytes were written")
+                wanted = bytearray(size)
+                wanted[room // 2 + 700:room // 2 + 3700] = b"y" * 3000
+                check_same(client.data(0, size // 2), bytes(wanted[:size // 2]), options)
+                check_same(client.data(size // 2, size // 2), bytes(wanted[size // 2:]), options)
+            tool("qemu-img", "check", path)
+
+
 def direct_files(server):
     """{name: is it O_DIRECT} of the regular files that the server has open for its image."""
     found = {}

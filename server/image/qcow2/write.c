@@ -23,6 +23,7 @@ struct plan {
 	uint64_t host;  /* of the first */
 	bool moved;     /* they get new host clusters */
 	bool fresh;     /* which read as zeroes */
+	bool zeroes;    /* all of them are to read as zeroes */
 	struct qcow2_mapping old[QCOW2_STEP_CLUSTERS];
 };
 
@@ -209,6 +210,19 @@ static int fill_cluster(struct qcow2 *q, const struct plan *plan, unsigned int i
 	return rc;
 }
 
+/* Room that reads as zeroes. The file must reach so far, or the image would be called broken. */
+static int reserve_zeroes(struct qcow2 *q, uint64_t host, uint64_t length)
+{
+	uint64_t size, end = host + length;
+	int rc = hostfile_zero(q->data, host, length, 0);
+
+	if (rc == 0)
+		rc = hostfile_size(q->data, &size);
+	if (rc == 0 && size < end)
+		rc = hostfile_write(q->data, "", 1, end - 1);
+	return rc;
+}
+
 static int move_bytes(struct qcow2 *q, const struct plan *plan, const void *buffer, uint64_t offset,
 		      uint64_t length)
 {
@@ -241,6 +255,10 @@ static int change_mapping(struct qcow2 *q, const struct plan *plan, unsigned int
 	int rc;
 
 	new.zero = old->compressed ? 0 : old->zero & ~new.data;
+	if (plan->zeroes) {
+		new.zero = all_subclusters(q);
+		new.data = 0;
+	}
 	rc = qcow2_mapping_set(q, plan->table, plan->cluster + i, &new);
 	if (rc == 0 && plan->moved && !qcow2_has_data_file(&q->header))
 		qcow2_mapping_free(q, old, false);
@@ -275,12 +293,13 @@ static int complete(struct qcow2 *q, struct plan *plan, uint64_t offset, uint64_
 	return rc;
 }
 
-/* Writes the first part of a range that cannot be overwritten in place; *done bytes of it. */
+/* Writes the first part of a range that cannot be overwritten in place; *done bytes of it. Without
+ * a buffer whole clusters become zeroes that have room. */
 static int write_step(struct qcow2 *q, const void *buffer, uint64_t offset, uint64_t length,
 		      uint64_t *done)
 {
 	unsigned int shift = q->cluster_bits + q->l2_bits;
-	struct plan plan = {0};
+	struct plan plan = {.zeroes = !buffer};
 	int rc = qcow2_relieve(q);
 
 	*done = 0;
@@ -291,11 +310,17 @@ static int write_step(struct qcow2 *q, const void *buffer, uint64_t offset, uint
 	if (rc)
 		return rc == -EAGAIN ? 0 : rc;
 	length = min_of(length, ((plan.cluster + plan.count) << q->cluster_bits) - offset);
-	rc = move_bytes(q, &plan, buffer, offset, length);
+	rc = plan.zeroes ? reserve_zeroes(q, plan.host, length)
+			 : move_bytes(q, &plan, buffer, offset, length);
 	rc = complete(q, &plan, offset, length, rc);
 	if (rc == 0)
 		*done = length;
 	return rc;
+}
+
+int qcow2_reserve(struct qcow2 *q, uint64_t offset, uint64_t length, uint64_t *done)
+{
+	return write_step(q, NULL, offset, length, done);
 }
 
 int qcow2_write(struct image *image, const void *buffer, uint64_t offset, uint64_t length)

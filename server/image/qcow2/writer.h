@@ -188,6 +188,9 @@ int qcow2_reap(struct qcow2 *q);
 /* ---- write.c, zero.c ---- */
 
 int qcow2_write(struct image *image, const void *buffer, uint64_t offset, uint64_t length);
+/* Gives room that reads as zeroes to the first of these whole clusters, which have none of their
+ * own; *done bytes, 0 when they have it meanwhile. For version 3. */
+int qcow2_reserve(struct qcow2 *q, uint64_t offset, uint64_t length, uint64_t *done);
 bool qcow2_write_is_quick(struct image *image, uint64_t offset, uint64_t length, uint32_t *piece);
 int qcow2_zero(struct image *image, uint64_t offset, uint64_t length, unsigned int flags);
 int qcow2_discard(struct image *image, uint64_t offset, uint64_t length);

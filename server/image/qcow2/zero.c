@@ -199,12 +199,30 @@ static int zero_data_file(struct qcow2 *q, uint64_t offset, uint64_t end,
 	return hostfile_zero(q->data, offset, end - offset, change->host_flags);
 }
 
+/* Zeroes the first part of a range that change_step() could not: by giving whole clusters room, or
+ * by writing the rest of one. *next: the first byte that was not. */
+static int fill_step(struct qcow2 *q, uint64_t offset, uint64_t end, const struct change *change,
+		     uint64_t *next)
+{
+	uint64_t whole = round_down(end - offset, q->cluster_size), done = 0, cluster_end;
+	int rc;
+
+	if (change->room && q->header.version >= 3 && whole && !qcow2_in_cluster(q, offset)) {
+		rc = qcow2_reserve(q, offset, whole, &done);
+		*next = offset + done;
+		return rc;
+	}
+	cluster_end = min_of(round_down(offset, q->cluster_size) + q->cluster_size, end);
+	*next = cluster_end;
+	return write_zeroes(q, offset, cluster_end - offset, false);
+}
+
 static int change_range(struct qcow2 *q, uint64_t offset, uint64_t end, const struct change *change)
 {
 	int rc = offset < end ? zero_data_file(q, offset, end, change) : 0;
 
 	while (offset < end && rc == 0) {
-		uint64_t next = offset, cluster_end;
+		uint64_t next = offset;
 
 		offset = skip_missing(q, offset, end, change);
 		if (offset == end)
@@ -212,12 +230,8 @@ static int change_range(struct qcow2 *q, uint64_t offset, uint64_t end, const st
 		rc = qcow2_relieve(q);
 		if (rc == 0)
 			rc = change_step(q, offset, end, change, &next);
-		if (rc == -EOPNOTSUPP && !change->strict) {
-			cluster_end = (((next >> q->cluster_bits) + 1) << q->cluster_bits);
-			cluster_end = min_of(cluster_end, end);
-			rc = write_zeroes(q, next, cluster_end - next, false);
-			next = cluster_end;
-		}
+		if (rc == -EOPNOTSUPP && !change->strict)
+			rc = fill_step(q, next, end, change, &next);
 		offset = next;
 	}
 	return rc;
