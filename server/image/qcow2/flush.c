@@ -8,6 +8,10 @@
  * A stage with nothing to write costs nothing; after in-place writes alone one sync remains. What
  * was freed before the copies were taken has then left the disk, and only now its refcounts go
  * down in memory.
+ *
+ * An image may allow lazy refcounts. They are not used: refcounts are written in batches anyway,
+ * and so the image never has to be called dirty. One that somebody else left dirty is repaired
+ * first.
  */
 #include <errno.h>
 #include <stdlib.h>
