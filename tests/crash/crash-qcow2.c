@@ -214,13 +214,14 @@ static void cut_everywhere(const struct disk *disk, struct replay *replay, unsig
 
 static uint64_t sectors_of(const struct features *row)
 {
-	bool large = features_has(row, AXIS_CLUSTER, "2097152");
+	uint64_t sectors = 4096;
 
-	/* The refcount table of the smallest clusters must grow. */
-	if (features_has(row, AXIS_CLUSTER, "512"))
-		large = features_has(row, AXIS_REFCOUNT, "32") ||
-			features_has(row, AXIS_REFCOUNT, "64");
-	return (large ? 8192 : 4096) + RAGGED_END;
+	if (features_has(row, AXIS_CLUSTER, "2097152"))
+		sectors = 8192;
+	/* While clients write, the refcount table of the smallest clusters must grow. */
+	if (features_has(row, AXIS_CLUSTER, "512") && features_has(row, AXIS_REFCOUNT, "64"))
+		sectors = 6144;
+	return sectors + RAGGED_END;
 }
 
 /* Clients, then cuts; what they find is in found. */

@@ -160,10 +160,12 @@ END_TEST
 /* ---- Two writers of one cluster ---- */
 
 static pthread_t other;
+static atomic_bool other_wrote;
 
 static void *write_beside(void *argument)
 {
 	put(IN_BASE + 64 * SECTOR, 2);
+	atomic_store(&other_wrote, true);
 	return argument;
 }
 
@@ -171,7 +173,8 @@ static void *write_beside(void *argument)
 static void let_the_other_write(void)
 {
 	ck_assert_int_eq(pthread_create(&other, NULL, write_beside, NULL), 0);
-	usleep(200000);
+	for (int i = 0; i < 200 && !atomic_load(&other_wrote); i++)
+		usleep(10000);
 }
 
 START_TEST(test_two_writers_of_a_new_cluster)
