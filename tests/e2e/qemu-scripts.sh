@@ -111,6 +111,28 @@ test_one_client() {
 	ended "$pid" one one.pid
 }
 
+refused_in_time() {
+	local status=0
+	timeout 60 nbdcopy -- "$1" null: 2>/dev/null || status=$?
+	[ $status != 0 ] && [ $status != 124 ]
+}
+
+# A client too many is told so, where qemu-nbd lets it wait; its turn comes when another leaves.
+test_one_too_many() {
+	local pid holder uri="nbd+unix:///?socket=$work/few"
+	qemu-nbd --fork -t -e 1 -f raw -k "$work/few" --pid-file few.pid disk.img
+	pid=$(cat few.pid)
+	qemu-io -f raw -r -c 'read 0 512' -c 'sleep 120000' "$uri" >holder.log 2>&1 &
+	holder=$!
+	until_true refused_in_time "$uri"
+	kill -0 $holder || fail "the one that was there has ended: $(cat holder.log)"
+	kill -KILL $holder
+	wait $holder 2>/dev/null || true
+	until_true nbdcopy -- "$uri" null:
+	kill "$pid"
+	ended "$pid" few few.pid
+}
+
 # A server that was killed: what it left does not stop the next one, locks and overlays included.
 test_after_kill() {
 	local pid round overlays
