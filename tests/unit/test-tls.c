@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
-/* TLS without a network: priority strings in OpenSSL's words, files of keys. */
+/* TLS without a network: priority strings in OpenSSL's words, files of keys, and the transport
+ * over a pair of sockets. */
 #include <check.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "common/tls-priority.h"
 #include "common/tls-psk.h"
+#include "common/tls.h"
 
 static struct error err;
 static struct tls_priority priority;
@@ -143,6 +146,156 @@ START_TEST(test_bad_keys)
 }
 END_TEST
 
+/* ---- The transport ---- */
+
+/* Two ends that have shaken hands; anonymous, because that needs no files. */
+struct pair {
+	struct transport client, server;
+};
+
+static struct tls_creds *anonymous(enum tls_side side)
+{
+	struct tls_config config = {.kind = TLS_ANON, .side = side};
+	struct tls_creds *creds;
+
+	ck_assert_msg(!tls_creds_new(&creds, &config, &err), "%s", err.text);
+	return creds;
+}
+
+static void pair_open(struct pair *pair)
+{
+	struct tls_creds *server = anonymous(TLS_SERVER), *client = anonymous(TLS_CLIENT);
+	int ends[2], one = -EAGAIN, other = -EAGAIN;
+
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+	transport_init_plain(&pair->client, ends[0]);
+	transport_init_plain(&pair->server, ends[1]);
+	ck_assert_int_eq(tls_start(&pair->client, client, NULL, &err), 0);
+	ck_assert_int_eq(tls_start(&pair->server, server, NULL, &err), 0);
+	for (int i = 0; i < 20 && (one || other); i++) {
+		one = tls_handshake(&pair->client, &err);
+		other = tls_handshake(&pair->server, &err);
+		ck_assert_msg((!one || one == -EAGAIN) && (!other || other == -EAGAIN), "%s",
+			      err.text);
+	}
+	ck_assert_int_eq(one | other, 0);
+	ck_assert_str_eq(tls_version(&pair->client), "TLSv1.2");
+	tls_creds_free(server); /* the connections live on */
+	tls_creds_free(client);
+}
+
+static void pair_close(struct pair *pair)
+{
+	transport_close(&pair->client, TRANSPORT_CLOSE_DROP);
+	transport_close(&pair->server, TRANSPORT_CLOSE_DROP);
+}
+
+static ssize_t send_bytes(struct transport *transport, const void *bytes, size_t length)
+{
+	struct iovec iov = {.iov_base = (void *)bytes, .iov_len = length};
+
+	return transport_send(transport, &iov, 1, MSG_DONTWAIT);
+}
+
+/* Bytes that were decrypted and not taken are told, and only those. */
+START_TEST(test_pending)
+{
+	static uint8_t bytes[60000], got[60000];
+	struct pair pair;
+
+	pair_open(&pair);
+	ck_assert_uint_eq(transport_pending(&pair.server), 0);
+	ck_assert_int_eq(send_bytes(&pair.client, bytes, sizeof(bytes)), sizeof(bytes));
+	ck_assert_int_eq(transport_recv(&pair.server, got, 10, MSG_DONTWAIT), 10);
+	ck_assert_uint_gt(transport_pending(&pair.server), 0);
+	for (size_t left = sizeof(bytes) - 10; left;) {
+		ssize_t part = transport_recv(&pair.server, got, left, MSG_DONTWAIT);
+
+		ck_assert_int_gt(part, 0);
+		left -= (size_t)part;
+	}
+	ck_assert_int_eq(transport_recv(&pair.server, got, 1, MSG_DONTWAIT), -EAGAIN);
+	ck_assert_uint_eq(transport_pending(&pair.server), 0);
+	ck_assert_int_eq(transport_release(&pair.server), -EINVAL);
+	pair_close(&pair);
+}
+END_TEST
+
+/* Into a socket that is full: what was told as sent has left, and every byte comes once, whatever
+ * the pieces. */
+START_TEST(test_back_pressure)
+{
+	enum { TOTAL = 3 << 20 };
+	uint8_t *bytes = malloc(TOTAL), *got = malloc(TOTAL);
+	size_t sent = 0, received = 0, waits = 0;
+	struct pair pair;
+
+	pair_open(&pair);
+	for (size_t i = 0; i < TOTAL; i++)
+		bytes[i] = (uint8_t)(i * 31 + (i >> 12));
+	while (received < TOTAL) {
+		ssize_t part = 0;
+
+		while (sent < TOTAL && part >= 0) {
+			struct iovec iov[3] = {{bytes + sent, (TOTAL - sent) / 3},
+					       {bytes + sent + (TOTAL - sent) / 3, 1}};
+			size_t used = (TOTAL - sent) / 3 + 1;
+
+			if (used > TOTAL - sent)
+				used = iov[1].iov_len = 0;
+			iov[2] = (struct iovec){bytes + sent + used, TOTAL - sent - used};
+			part = transport_send(&pair.client, iov, 3, MSG_DONTWAIT);
+			sent += part > 0 ? (size_t)part : 0;
+		}
+		waits += part == -EAGAIN;
+		ck_assert_msg(part >= 0 || part == -EAGAIN, "%zd", part);
+		part = transport_recv(&pair.server, got + received,
+				      received + 5000 < TOTAL ? 5000 : TOTAL - received,
+				      MSG_DONTWAIT);
+		ck_assert_int_gt(part, 0);
+		received += (size_t)part;
+	}
+	ck_assert_uint_eq(sent, TOTAL);
+	ck_assert_uint_gt(waits, 0);
+	ck_assert_mem_eq(bytes, got, TOTAL);
+	pair_close(&pair);
+	free(bytes);
+	free(got);
+}
+END_TEST
+
+/* The end is one thing, a stream that was cut another. */
+START_TEST(test_goodbye)
+{
+	struct pair pair;
+	uint8_t byte;
+
+	pair_open(&pair);
+	transport_close(&pair.client, TRANSPORT_CLOSE_CLEAN);
+	ck_assert_int_eq(transport_recv(&pair.server, &byte, 1, MSG_DONTWAIT), 0);
+	pair_close(&pair);
+	pair_open(&pair);
+	transport_close(&pair.client, TRANSPORT_CLOSE_DROP);
+	ck_assert_int_eq(transport_recv(&pair.server, &byte, 1, MSG_DONTWAIT), -ECONNRESET);
+	ck_assert_int_lt(send_bytes(&pair.server, "x", 1), 0);
+	pair_close(&pair);
+}
+END_TEST
+
+/* A byte that was changed on the way, and clear text, end the stream with a reason. */
+START_TEST(test_tampered)
+{
+	struct pair pair;
+	uint8_t byte;
+
+	pair_open(&pair);
+	ck_assert_int_eq(send(pair.client.fd, "GET / HTTP/1.0\r\n\r\n", 18, 0), 18);
+	ck_assert_int_eq(transport_recv(&pair.server, &byte, 1, MSG_DONTWAIT), -ECONNABORTED);
+	ck_assert_ptr_nonnull(transport_reason(&pair.server));
+	pair_close(&pair);
+}
+END_TEST
+
 #define COUNT(array) (int)(sizeof(array) / sizeof((array)[0]))
 
 int main(void)
@@ -159,6 +312,10 @@ int main(void)
 	tcase_add_loop_test(tcase, test_refused, 0, COUNT(refused));
 	tcase_add_test(tcase, test_keys);
 	tcase_add_loop_test(tcase, test_bad_keys, 0, COUNT(bad_keys));
+	tcase_add_test(tcase, test_pending);
+	tcase_add_test(tcase, test_back_pressure);
+	tcase_add_test(tcase, test_goodbye);
+	tcase_add_test(tcase, test_tampered);
 	suite_add_tcase(suite, tcase);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);
