@@ -5,6 +5,7 @@ manager that yields a path and takes away what it made; Skip where it needs root
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import subprocess
@@ -116,3 +117,73 @@ def full_ext4(size, content="", room=700 * 1024):
             image = make_file(os.path.join(path, "image"), size, content)
             leave_room(path, room)
             yield image
+
+
+# ---- Encrypted images, made and read by QEMU ----
+
+KEY = ("--object", "secret,id=k,data=words")
+
+
+def qemu(*command):
+    """qemu-img measures its own speed when it makes a key slot, and may fail at that."""
+    if not shutil.which("qemu-img"):
+        raise Skip("qemu-img is not installed")
+    for attempt in range(8):
+        try:
+            return run("qemu-img", *command)
+        except Skip:
+            if attempt == 7:
+                raise
+
+
+@functools.lru_cache(maxsize=None)
+def encrypted_bytes(kind, node, options, size, content):
+    """Making a key slot takes seconds: once is enough."""
+    with folder() as path:
+        image = os.path.join(path, "image")
+        qemu("create", "-q", "-f", kind, *KEY, "-o", options, image, str(size))
+        plain = make_file(os.path.join(path, "plain"), size, content)
+        qemu("convert", *KEY, "-n", "-f", "raw", "--target-image-opts", plain, node + image)
+        with open(image, "rb") as made:
+            return made.read()
+
+
+@contextlib.contextmanager
+def encrypted(*how):
+    with folder() as path:
+        image = os.path.join(path, "image")
+        with open(image, "wb") as copy:
+            copy.write(encrypted_bytes(*how))
+        yield image
+
+
+LUKS = "driver=luks,key-secret=k,file.filename="
+QCOW2 = "driver=qcow2,encrypt.key-secret=k,file.filename="
+
+
+def luks_image(size, content=None):
+    return encrypted("luks", LUKS, "key-secret=k,iter-time=10", size, content)
+
+
+def luks_in_qcow2(size, content=None):
+    return encrypted("qcow2", QCOW2, "encrypt.format=luks,encrypt.key-secret=k,"
+                     "encrypt.iter-time=10,cluster_size=4096", size, content)
+
+
+def decrypted(node, server, offset, length):
+    with folder() as path:
+        plain = os.path.join(path, "plain")
+        # -U: the server still has it open; what it has flushed is in the file.
+        run("qemu-img", "convert", "-U", *KEY, "--image-opts", "-O", "raw", node + server.image,
+            plain)
+        with open(plain, "rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+
+def luks_content(server, offset, length):
+    return decrypted(LUKS, server, offset, length)
+
+
+def luks_in_qcow2_content(server, offset, length):
+    return decrypted(QCOW2, server, offset, length)

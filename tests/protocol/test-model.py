@@ -12,7 +12,8 @@ import random
 
 from harness import ALLOCATION, MIB, Server, check, content_of, main
 from nbdraw import ENOSPC
-from places import file_in_memory, file_on_disk, full_ext4, full_tmpfs, loop_device
+from places import (KEY, file_in_memory, file_on_disk, full_ext4, full_tmpfs, loop_device,
+                    luks_content, luks_image, luks_in_qcow2, luks_in_qcow2_content)
 from player import SPAN, Crowd, Player
 
 SEED = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
@@ -34,8 +35,16 @@ class Variant:
     place: object = file_on_disk
     rules: tuple = ()  # for the shim
     errors: tuple = ()  # that the storage makes
+    defaults: tuple = ("-t", "-e", "0", "-f", "raw", "--discard=unmap")
+    read: object = Server.bytes  # what the disk holds: (server, offset, length)
 
 
+# What is discarded on a LUKS disk reads as noise: no model can tell.
+LUKS = {"options": (*KEY, "--key-secret=k"), "place": luks_image, "read": luks_content,
+        "defaults": ("-t", "-e", "0", "-f", "luks")}
+QCOW2 = {"options": (*KEY, "--key-secret=k"), "place": luks_in_qcow2,
+         "read": luks_in_qcow2_content,
+         "defaults": ("-t", "-e", "0", "-f", "qcow2", "--discard=unmap")}
 VARIANTS = {
     "quick": Variant(30),
     "sparse": Variant(20, content=""),
@@ -51,6 +60,11 @@ VARIANTS = {
     "direct_device": Variant(8, options=("--cache=none",), place=loop_device),
     "direct_slow": Variant(4, options=("--cache=none",), content="", rules=SLOW),
     "direct_late": Variant(4, options=("--cache=none",), rules=("write delay:4",)),
+    "luks": Variant(10, **LUKS),
+    "luks_slow": Variant(4, rules=SLOW, **LUKS),
+    "luks_stingy": Variant(4, rules=STINGY, **LUKS),
+    "luks_qcow2": Variant(10, **QCOW2),
+    "luks_qcow2_slow": Variant(4, rules=SLOW, **QCOW2),
     "full_ext4": Variant(20, place=full_ext4, content="", errors=(ENOSPC,)),
     "full_tmpfs": Variant(20, place=full_tmpfs, content="", errors=(ENOSPC,)),
 }
@@ -60,7 +74,8 @@ VARIANTS = {
 def serve(variant):
     size = SIZE + variant.offset
     with variant.place(size, variant.content) as image:
-        with Server(*variant.options, image=image, fault=bool(variant.rules)) as server:
+        with Server(*variant.options, image=image, fault=bool(variant.rules),
+                    defaults=variant.defaults) as server:
             if variant.rules:
                 server.faults.set(*variant.rules)
             yield server
@@ -93,7 +108,7 @@ def play(name):
                 player.verify()
         for player in players:
             check(not player.client.flush().error, "flush")
-            player.compare(server.bytes(variant.offset + player.start, SPAN))
+            player.compare(variant.read(server, variant.offset + player.start, SPAN))
             player.client.disc()
         if variant.errors:
             check(any(player.failed for player in players), "the disk was never full")
@@ -108,7 +123,7 @@ def crowd(name, rounds=8):
             players = Crowd(clients, MIB, clients[0].data(MIB, AREA), SEED, aligned)
             for _ in range(rounds):
                 players.round(5)
-            check(server.bytes(variant.offset + MIB, AREA) == players.known, "the file")
+            check(variant.read(server, variant.offset + MIB, AREA) == players.known, "the file")
         for client in clients:
             client.disc()
 
@@ -176,6 +191,24 @@ def test_direct_device():
 def test_direct_slow():
     """S64 S77 S84 S91: the same on a sparse image, slow in places."""
     play("direct_slow")
+
+
+def test_luks():
+    """S64 S77 S84 S91: encrypted, from memory, slow, in pieces."""
+    for name in ("luks", "luks_slow", "luks_stingy"):
+        play(name)
+
+
+def test_luks_in_qcow2():
+    """S64 S77 S84 S91: the same inside qcow2."""
+    for name in ("luks_qcow2", "luks_qcow2_slow"):
+        play(name)
+
+
+def test_crowd_luks():
+    """S61 S64 S84: clients over each other on encrypted disks: sectors change as a whole."""
+    for name in ("luks", "luks_slow", "luks_qcow2"):
+        crowd(name)
 
 
 def test_full_ext4():
