@@ -130,6 +130,16 @@ def _qcow2_rows():
               place="tebi", format="qcow2", short=False)
 
 
+def _luks_rows():
+    """AES-256-XTS; how far from raw is told by the processor time of each."""
+    for key, title, load, _ in _QCOW2_WORKS:
+        if key != "read-4k-d16":
+            yield Row("luks-" + key, "luks " + title, "load", Targets(qemu=1.2), load, place="luks",
+                      writes=_is_write(load), format="luks", short=False)
+    yield Row("luks-write-1m-d8", "luks 1M write, depth 8", "load", Targets(qemu=1.2),
+              _load("write", MIB, 8), place="luks", writes=True, format="luks", short=False)
+
+
 def _qcow2_row(key, title, load, targets, place):
     return Row("qcow2-" + key, "qcow2 " + title, "load", targets, load, place=place,
                writes=_is_write(load), format="qcow2", short=key in _QCOW2_SHORT)
@@ -161,6 +171,7 @@ ROWS = [
     Row("startup", "start to first accept", "startup", rounds=7),
     *_tls_rows(),
     *_qcow2_rows(),
+    *_luks_rows(),
 ]
 
 # Absolute targets of the rows that are no race.

@@ -74,6 +74,10 @@ class Place:
             return client.recv(8)
 
 
+# Of the images that are encrypted.
+SECRET = ["--object", "secret,id=s,data=words"]
+
+
 class Server:
     export = ""
     transports = ("unix", "tcp", *TLS)
@@ -92,28 +96,33 @@ class Server:
 
 
 class Hawserd(Server):
-    formats = ("raw", "qcow2")
+    formats = ("raw", "qcow2", "luks")
 
     def command(self, place, image, directory, image_format):
         where = ["-k", place.path] if place.path else ["-p", str(place.port), "-b", "127.0.0.1"]
-        return [self.program, "-t", "-e", "0", "-f", image_format, *place.objects(), *where, image]
+        key = [*SECRET, "--key-secret=s"] if image_format == "luks" else []
+        return [self.program, "-t", "-e", "0", "-f", image_format, *key, *place.objects(), *where,
+                image]
 
 
 class HawserdRaw(Hawserd):
     """What hawserd costs without the format: a peer of its own in the rows of formats."""
 
-    formats = ("qcow2",)
+    formats = ("qcow2", "luks")
     serves_raw = True
 
 
 class QemuNbd(Server):
     package = "qemu-utils"
-    formats = ("raw", "qcow2")
+    formats = ("raw", "qcow2", "luks")
 
     def command(self, place, image, directory, image_format):
         where = ["-k", place.path] if place.path else ["-p", str(place.port), "-b", "127.0.0.1"]
-        return [self.program, *self.options, "-t", "-e", "0", "-f", image_format,
-                "--cache=writeback", *place.objects(), *where, image]
+        what = ["-f", image_format, image]
+        if image_format == "luks":
+            what = [*SECRET, "--image-opts", f"driver=luks,key-secret=s,file.filename={image}"]
+        return [self.program, *self.options, "-t", "-e", "0", "--cache=writeback",
+                *place.objects(), *where, *what]
 
 
 class Nbdkit(Server):
