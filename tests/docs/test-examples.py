@@ -29,7 +29,7 @@ def examples():
     page = man_text("hawserd.8").replace("\\-", "-").replace("\\&", "").replace("\\e", "\\")
     lines = re.findall(r"^\.(?:Dl|Ql) (.*)$", page, re.M)
     for block in re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed$", page, re.M | re.S):
-        lines += block.splitlines()
+        lines += block.replace("\\\n", "").splitlines()  # continued lines are one
     return [line for line in lines if re.match(r"hawserd \S{2}|nbd\w+ .*\[ hawserd ", line)]
 
 
