@@ -2,8 +2,9 @@
 /*
  * The transport that encrypts. OpenSSL's records are gathered in a buffer of our own and leave in
  * one call for many of them; receiving takes several records at once. Both buffers exist only
- * while there is something in them, so that an idle connection has none. One thread at a time uses
- * a transport; nothing here waits but tls_connect().
+ * while there is something in them, so that an idle connection has none. Where the kernel can
+ * encrypt, a server on TCP leaves the sending to it; then bytes go out as on a plain socket. One
+ * thread at a time uses a transport; nothing here waits but tls_connect().
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -43,6 +44,7 @@ struct tls {
 	bool drained;    /* the last receive found the socket empty */
 	bool established;
 	bool broken;                     /* nothing more may be asked of ssl */
+	bool wants_write;                /* the handshake waits for room in the socket */
 	char user[TLS_PSK_USER_MAX + 1]; /* whose key it is, "": none was asked for */
 	char fault[FAULT_MAX];
 };
@@ -338,6 +340,17 @@ static ssize_t layer_send(struct transport *transport, const struct iovec *iov, 
 	return rc ? rc : done;
 }
 
+/* ---- Where the kernel encrypts what is sent ---- */
+
+static ssize_t kernel_send(struct transport *transport, const struct iovec *iov, int count,
+			   int flags)
+{
+	struct msghdr message = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)count};
+	ssize_t sent = sendmsg(transport->fd, &message, flags | MSG_NOSIGNAL);
+
+	return sent < 0 ? -errno : sent;
+}
+
 /* ---- The end ---- */
 
 static void layer_close(struct transport *transport, enum transport_close how)
@@ -366,9 +379,18 @@ static const struct transport_ops tls_ops = {
 	.reads_bytes = true,
 };
 
+static const struct transport_ops kernel_ops = {
+	.name = "kernel-tls",
+	.recv = layer_recv,
+	.send = kernel_send,
+	.pending = layer_pending,
+	.reason = layer_reason,
+	.close = layer_close,
+};
+
 bool tls_is_on(const struct transport *transport)
 {
-	return transport->ops == &tls_ops;
+	return transport->ops == &tls_ops || transport->ops == &kernel_ops;
 }
 
 /* ---- The handshake ---- */
@@ -393,7 +415,36 @@ void tls_note_user(SSL *ssl, const char *user)
 	snprintf(tls->user, sizeof(tls->user), "%s", user);
 }
 
-static SSL *session_new(struct tls *tls, const struct tls_creds *creds, const char *host)
+/*
+ * OpenSSL gives the keys to the kernel only through a BIO of its own kind, so a server on TCP
+ * begins with one. Not for receiving: records of the kernel cannot be taken several at once.
+ */
+static void offer_to_kernel(SSL *ssl, int fd)
+{
+	BIO *socket = BIO_new_socket(fd, BIO_NOCLOSE);
+
+	if (!socket)
+		return;
+	SSL_set_options(ssl, SSL_OP_ENABLE_KTLS);
+	SSL_set0_wbio(ssl, socket);
+}
+
+/* After the handshake: did the kernel take the keys? If not, sending is ours, in large pieces. */
+static bool taken_by_kernel(struct tls *tls)
+{
+	BIO *own = SSL_get_rbio(tls->ssl);
+
+	if (SSL_get_wbio(tls->ssl) == own)
+		return false;
+	if (BIO_get_ktls_send(SSL_get_wbio(tls->ssl)))
+		return true;
+	BIO_up_ref(own);
+	SSL_set0_wbio(tls->ssl, own);
+	return false;
+}
+
+static SSL *session_new(struct tls *tls, const struct tls_creds *creds, const char *host,
+			bool is_unix)
 {
 	SSL *ssl = SSL_new(creds->context);
 	BIO *bio = bio_new(tls);
@@ -405,6 +456,8 @@ static SSL *session_new(struct tls *tls, const struct tls_creds *creds, const ch
 	}
 	SSL_set_bio(ssl, bio, bio);
 	SSL_set_app_data(ssl, tls);
+	if (creds->config.side == TLS_SERVER && !is_unix)
+		offer_to_kernel(ssl, tls->fd);
 	if (creds->config.side == TLS_SERVER)
 		SSL_set_accept_state(ssl);
 	else
@@ -420,7 +473,7 @@ int tls_start(struct transport *transport, struct tls_creds *creds, const char *
 	ERR_clear_error();
 	if (tls) {
 		tls->fd = transport->fd;
-		tls->ssl = session_new(tls, creds, host);
+		tls->ssl = session_new(tls, creds, host, transport->is_unix);
 	}
 	if (!tls || !tls->ssl) {
 		free(tls);
@@ -436,7 +489,7 @@ short tls_wanted(const struct transport *transport)
 {
 	const struct tls *tls = tls_of(transport);
 
-	return tls->begin < tls->end ? POLLOUT : POLLIN;
+	return tls->wants_write || tls->begin < tls->end ? POLLOUT : POLLIN;
 }
 
 static int handshake_failed(struct tls *tls, int kind, struct error *err)
@@ -480,9 +533,12 @@ int tls_handshake(struct transport *transport, struct error *err)
 		errno = 0;
 		rc = SSL_do_handshake(tls->ssl);
 		kind = rc == 1 ? SSL_ERROR_NONE : SSL_get_error(tls->ssl, rc);
-		if (kind != SSL_ERROR_NONE && kind != SSL_ERROR_WANT_READ)
+		tls->wants_write = kind == SSL_ERROR_WANT_WRITE;
+		if (kind != SSL_ERROR_NONE && kind != SSL_ERROR_WANT_READ && !tls->wants_write)
 			return handshake_failed(tls, kind, err);
 		tls->established = kind == SSL_ERROR_NONE;
+		if (tls->established && taken_by_kernel(tls))
+			transport->ops = &kernel_ops;
 		rc = flush(tls, 0);
 	}
 	if (rc == -EAGAIN || (!rc && !tls->established))
@@ -512,6 +568,11 @@ int tls_connect(struct transport *transport, struct tls_creds *creds, const char
 }
 
 /* ---- What became of it ---- */
+
+bool tls_by_kernel(const struct transport *transport)
+{
+	return transport->ops == &kernel_ops;
+}
 
 const char *tls_version(const struct transport *transport)
 {

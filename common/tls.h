@@ -74,6 +74,9 @@ int tls_connect(struct transport *transport, struct tls_creds *creds, const char
 const char *tls_version(const struct transport *transport);
 const char *tls_cipher(const struct transport *transport);
 
+/* Does the kernel encrypt what is sent? */
+bool tls_by_kernel(const struct transport *transport);
+
 /*
  * Who the peer is: the name in its certificate as GnuTLS writes it ("C=GB,O=Home,CN=laptop", in
  * the order of the certificate), or the user of its key. Allocated; NULL when it has none.

@@ -197,8 +197,10 @@ static bool is_authorized(struct connection *connection)
 
 	if (name)
 		printable_copy(shown, sizeof(shown), name, strlen(name));
-	log_info("client %u: %s %s%s%s", connection->id, tls_version(&connection->transport),
-		 tls_cipher(&connection->transport), name ? ", " : "", shown);
+	log_info("client %u: %s %s%s%s%s", connection->id, tls_version(&connection->transport),
+		 tls_cipher(&connection->transport),
+		 tls_by_kernel(&connection->transport) ? ", by the kernel" : "", name ? ", " : "",
+		 shown);
 	if (!tls->authz || (name && authz_allows(tls->authz, name)))
 		return true;
 	log_info("client %u: dropped: '%s' is not authorized", connection->id, shown);
