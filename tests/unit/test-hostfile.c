@@ -118,6 +118,71 @@ START_TEST(test_same)
 }
 END_TEST
 
+/* The same file, whatever its name is now, with a view that stays where it was. */
+START_TEST(test_reopen)
+{
+	struct hostfile *again;
+	const uint8_t *view;
+	char moved[80];
+
+	make_file(_i);
+	fill(7);
+	view = hostfile_view(file, 0, 4096);
+	ck_assert_ptr_nonnull(view);
+	snprintf(moved, sizeof(moved), "%s.moved", path);
+	ck_assert_int_eq(rename(path, moved), 0);
+	ck_assert_int_eq(hostfile_reopen(file, false, &again), 0);
+	ck_assert(hostfile_same(file, again) && !again->writable);
+	ck_assert_str_eq(again->path, path);
+	ck_assert_uint_eq(again->identity, file->identity);
+	hostfile_adopt_view(again, file);
+	ck_assert_ptr_null(hostfile_view(file, 0, 4096)); /* it does not make another */
+	hostfile_close(file);
+	file = again;
+	ck_assert_ptr_eq(hostfile_view(file, 0, 4096), view);
+	ck_assert_int_eq(memcmp(view, expected, 4096), 0);
+	assert_content();
+	ck_assert_int_eq(hostfile_write(file, "x", 1, 0), -EBADF);
+	ck_assert_int_eq(rename(moved, path), 0);
+}
+END_TEST
+
+enum { PART_AT = 1000, PART_LENGTH = 3000 };
+
+/* A part of a file: nothing outside of it is seen or changed. */
+START_TEST(test_part)
+{
+	uint64_t size, length = 1 << 20;
+	uint8_t buffer[PART_LENGTH];
+	bool hole;
+
+	make_file(_i);
+	fill(7);
+	hostfile_set_part(file, PART_AT, PART_LENGTH);
+	ck_assert_int_eq(hostfile_size(file, &size), 0);
+	ck_assert_uint_eq(size, PART_LENGTH);
+	ck_assert_int_eq(hostfile_read(file, buffer, PART_LENGTH, 0), 0);
+	ck_assert_int_eq(memcmp(buffer, expected + PART_AT, PART_LENGTH), 0);
+	ck_assert_int_eq(hostfile_read(file, buffer, 20, PART_LENGTH - 10), -ENODATA);
+	ck_assert_int_eq(memcmp(buffer, expected + PART_AT + PART_LENGTH - 10, 10), 0);
+	ck_assert_int_eq(buffer[10] | buffer[19], 0);
+	ck_assert_int_eq(hostfile_read(file, buffer, 1, UINT64_C(1) << 62), -ENODATA);
+	ck_assert_int_le(hostfile_read_nowait(file, buffer, 20, PART_LENGTH - 10), 10);
+	ck_assert_int_eq(hostfile_write(file, "12", 2, PART_LENGTH - 1), -ENOSPC);
+	ck_assert_int_eq(hostfile_write_nowait(file, "12", 2, PART_LENGTH - 1), -EAGAIN);
+	ck_assert_int_eq(hostfile_zero(file, PART_LENGTH - 1, 2, 0), -ENOSPC);
+	ck_assert_int_eq(hostfile_write(file, "1", 1, PART_LENGTH - 1), 0);
+	expected[PART_AT + PART_LENGTH - 1] = '1';
+	ck_assert_int_eq(hostfile_zero(file, 0, 500, 0), 0);
+	memset(expected + PART_AT, 0, 500);
+	ck_assert_int_eq(hostfile_extent(file, 0, &length, &hole), 0);
+	ck_assert_int_eq(hostfile_discard(file, 2000, 1 << 20), 0);
+	memset(expected + PART_AT + 2000, 0, PART_LENGTH - 2000);
+	hostfile_set_part(file, 0, UINT64_MAX);
+	assert_content();
+}
+END_TEST
+
 /* ---- Reading and writing ---- */
 
 START_TEST(test_edges)
@@ -403,6 +468,8 @@ static void add_tests(TCase *tcase)
 	tcase_add_loop_test(tcase, test_what_is_no_image, 0, 4);
 	tcase_add_test(tcase, test_fifo);
 	tcase_add_loop_test(tcase, test_same, 0, PLACES);
+	tcase_add_loop_test(tcase, test_reopen, 0, PLACES);
+	tcase_add_loop_test(tcase, test_part, 0, PLACES);
 	tcase_add_loop_test(tcase, test_edges, 0, PLACES);
 	tcase_add_loop_test(tcase, test_past_the_end, 0, PLACES);
 	tcase_add_loop_test(tcase, test_read_only, 0, PLACES);

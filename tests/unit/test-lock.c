@@ -193,6 +193,69 @@ START_TEST(test_two_files)
 }
 END_TEST
 
+static const int held_writing[] = {USED + READ, USED + WRITE, UNSHARED + WRITE, UNSHARED + RESIZE,
+				   0};
+static const int held_reading[] = {USED + READ, UNSHARED + RESIZE, 0};
+static const int held_resting[] = {USED + READ, 0};
+
+/* Another opening of the same file takes the locks over, up and down: the own ones are no
+ * conflict, and what it does not want is given up. */
+START_TEST(test_taken_over)
+{
+	struct hostfile *again;
+
+	ck_assert_int_eq(lock_reader(), 0);
+	ck_assert_int_eq(hostfile_reopen(file, true, &again), 0);
+	ck_assert_int_eq(lock_take_over(file, again, PERMISSION_CONSISTENT_READ | PERMISSION_WRITE,
+					PERMISSION_WRITE | PERMISSION_RESIZE, NODE_LOCKING_AUTO,
+					&err),
+			 0);
+	hostfile_close(file);
+	file = again;
+	assert_held(held_writing);
+	ck_assert_int_eq(hostfile_reopen(file, false, &again), 0);
+	ck_assert_int_eq(lock_take_over(file, again, PERMISSION_CONSISTENT_READ, PERMISSION_RESIZE,
+					NODE_LOCKING_AUTO, &err),
+			 0);
+	assert_held(held_reading); /* although the old one is still open */
+	hostfile_close(file);
+	file = again;
+	lock_rest(file);
+	assert_held(held_resting);
+	lock_restore(file);
+	assert_held(held_resting);
+	lock_release(file);
+	assert_held(held_resting + 1);
+}
+END_TEST
+
+/* Somebody is in the way: the old opening has its locks as before, the new one none. */
+START_TEST(test_not_taken_over)
+{
+	struct hostfile *again;
+
+	ck_assert_int_eq(lock_reader(), 0);
+	ck_assert(other_lock(F_RDLCK, UNSHARED + WRITE));
+	ck_assert_int_eq(hostfile_reopen(file, true, &again), 0);
+	ck_assert_int_eq(lock_take_over(file, again, PERMISSION_CONSISTENT_READ | PERMISSION_WRITE,
+					PERMISSION_WRITE | PERMISSION_RESIZE, NODE_LOCKING_AUTO,
+					&err),
+			 -EAGAIN);
+	assert_held(held_reading);
+	hostfile_close(again);
+	assert_held(held_reading);
+}
+END_TEST
+
+START_TEST(test_no_locking)
+{
+	ck_assert(other_lock(F_RDLCK, UNSHARED + WRITE));
+	ck_assert_int_eq(
+		lock_acquire(file, PERMISSION_WRITE, PERMISSION_WRITE, NODE_LOCKING_OFF, &err), 0);
+	assert_held(held_resting + 1);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("lock");
@@ -210,6 +273,9 @@ int main(void)
 	tcase_add_loop_test(tcase, test_exclusive, 0, 4);
 	tcase_add_test(tcase, test_foreign_bytes);
 	tcase_add_test(tcase, test_two_files);
+	tcase_add_test(tcase, test_taken_over);
+	tcase_add_test(tcase, test_not_taken_over);
+	tcase_add_test(tcase, test_no_locking);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
