@@ -177,8 +177,8 @@ static void turn_end(struct export *export)
  * nobody was there to keep others from writing. */
 static void exchange(struct export *export, struct image *image, struct window window)
 {
-	struct image *old = export->image;
-
+	/* Before anybody can make a view of the new one. */
+	image_hand_over(export->image, image);
 	turn_begin(export);
 	if (export->offset != window.offset || export->length != window.length) {
 		export->offset = window.offset;
@@ -188,7 +188,6 @@ static void exchange(struct export *export, struct image *image, struct window w
 	export->size = window_size(export, image);
 	export->read_only = image->read_only;
 	turn_end(export);
-	image_hand_over(old, image);
 }
 
 int export_reopen(struct export *export, bool writable, struct image **old, struct error *err)
