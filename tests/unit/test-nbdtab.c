@@ -346,6 +346,7 @@ int main(void)
 	tcase_add_test(tests, test_names);
 	tcase_add_test(tests, test_tolerated);
 	tcase_add_test(tests, test_other_options);
+	tcase_add_test(tests, test_tls);
 	tcase_add_test(tests, test_bad_line_fails_alone);
 	tcase_add_test(tests, test_bad_values);
 	tcase_add_test(tests, test_device_spelling);
