@@ -277,7 +277,7 @@ static void take_input(struct connection *connection, struct input *input)
 			 !connection_has_room(connection);
 	/* Limits go away when jobs come back; without any it is memory that is missing. */
 	if (input->blocked && !connection->jobs)
-		connection_kill(connection, "out of memory");
+		reply_kill(connection, "out of memory");
 }
 
 static void note_received(struct connection *connection, struct input *input, ssize_t got)

@@ -235,7 +235,7 @@ static size_t take_request(struct connection *connection, const uint8_t *bytes, 
 	if (length < size || !connection_has_room(connection))
 		return 0;
 	if (!nbd_request_parse(bytes, extended, &request)) {
-		connection_kill(connection, "sent a request with a wrong magic number"); /* S72 */
+		reply_kill(connection, "sent a request with a wrong magic number"); /* S72 */
 		return 0;
 	}
 	if (connection->export_->throttle && !request_has_budget(connection, &request))

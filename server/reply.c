@@ -160,6 +160,12 @@ void reply_flush(struct connection *connection, bool more)
 		renew_pipe(connection->thread);
 }
 
+void reply_kill(struct connection *connection, const char *why)
+{
+	reply_flush(connection, false);
+	connection_kill(connection, why);
+}
+
 /* Does anything have to leave before so many bytes can be gathered, in so many runs? */
 static bool is_full(const struct send_buffer *send, size_t length, int runs)
 {

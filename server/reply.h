@@ -38,6 +38,8 @@ void reply_commit(struct connection *connection, size_t length);
 
 /* Sends what was gathered. more: the rest follows at once. */
 void reply_flush(struct connection *connection, bool more);
+/* As connection_kill(), but what was answered still goes out, so that no reply breaks off. */
+void reply_kill(struct connection *connection, const char *why);
 
 /* The whole answer of a request without data; error is 0 or a negative errno. */
 void reply_status(struct connection *connection, const struct nbd_request *request, int error);

@@ -114,7 +114,7 @@ static void refuse(struct connection *connection, const struct nbd_request *requ
 	if (!has_payload(connection, request))
 		reply_status(connection, request, error);
 	else if (request->length > EXPORT_REQUEST_MAX)
-		connection_kill(connection, "sent a payload above the limit"); /* S35 */
+		reply_kill(connection, "sent a payload above the limit"); /* S35 */
 	else
 		expect_payload(connection, request, PAYLOAD_DISCARD, error);
 }

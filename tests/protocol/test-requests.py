@@ -236,6 +236,21 @@ def test_bad_magic():
             client.in_sync()
 
 
+def test_bad_magic_after_requests():
+    """S72: what was asked before a wrong magic number is answered, and no reply breaks off."""
+    with Server() as server:
+        for mode in server.modes():
+            content = server.client(mode).data(0, 256 << 10)  # in memory from now on
+            bad = server.client(mode)
+            asked = [bad.prepare(READ, 4096 * i, 81920) for i in range(2)]
+            wrong = bad.pack(asked[0][0], magic=0x12560953)
+            bad.send(b"".join(data for _, data in asked) + wrong)
+            for request, _ in asked:
+                bad.wait(request)
+                check(request.data == content[request.offset:][:81920], f"{request}")
+            bad.expect_drop("S72")
+
+
 def test_no_needless_drop():
     """S72: after a hundred faults of every kind that is no violation, the connection lives."""
     with Server("-r") as server:
