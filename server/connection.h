@@ -56,6 +56,8 @@ struct payload {
 struct issue {
 	struct pending *pending;
 	uint64_t position, end; /* what is left of it */
+	uint64_t piece;         /* bytes of one job at most */
+	uint64_t align;         /* where jobs end, unless the range does */
 	bool whole;             /* it must be one piece */
 };
 

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -36,15 +35,6 @@ struct engine {
 	unsigned int spin_max; /* threads that may spin at once */
 };
 
-static unsigned int processors(void)
-{
-	cpu_set_t set;
-
-	if (sched_getaffinity(0, sizeof(set), &set))
-		return 1;
-	return (unsigned int)CPU_COUNT(&set);
-}
-
 struct engine *engine_new(unsigned int threads_max)
 {
 	struct engine *engine = calloc(1, sizeof(*engine));
@@ -57,7 +47,7 @@ struct engine *engine_new(unsigned int threads_max)
 	TAILQ_INIT(&engine->ready);
 	engine->threads_max = threads_max;
 	/* The client needs a processor, too. */
-	engine->spin_max = processors() / 2;
+	engine->spin_max = thread_processors() / 2;
 	return engine;
 }
 

@@ -23,6 +23,8 @@ enum {
 	WARY_READS = 1000,
 	/* The largest piece of one request in a job's buffer. */
 	JOB_PIECE = 1 << 20,
+	/* The same of what must be decoded: several workers share a large request. */
+	JOB_PIECE_DECODED = 256 << 10,
 	/* A simple reply cannot take back its header, so a read up to here is complete before its
 	 * reply begins. */
 	READ_WHOLE_MAX = 4 << 20,

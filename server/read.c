@@ -16,6 +16,7 @@
 #include "image/epoch.h"
 #include "reply.h"
 #include "stream.h"
+#include "thread.h"
 
 static bool is_chunked(const struct connection *connection)
 {
@@ -97,11 +98,11 @@ static void issue_pieces(struct connection *connection)
 
 	while (issue->position < issue->end) {
 		uint64_t left = issue->end - issue->position;
-		uint64_t length = min_of(left, (uint64_t)JOB_PIECE);
+		uint64_t length = min_of(left, issue->piece);
 		struct job *job;
 
 		if (length < left) /* pieces end at sectors (S79) */
-			length -= (issue->position + length) % NBD_SECTOR;
+			length -= (issue->position + length) % issue->align;
 		job = connection_job_new(connection, length);
 		if (!job)
 			return;
@@ -119,11 +120,31 @@ static void issue_pieces(struct connection *connection)
 	issue->pending = NULL;
 }
 
+/*
+ * A request that must be decoded is shared by several workers, unless there is work for all
+ * processors anyway. Nothing is decoded for two jobs: they end where one unit does.
+ */
+static void choose_piece(struct connection *connection, struct issue *issue)
+{
+	uint64_t length = issue->end - issue->position;
+	struct extent extent;
+
+	issue->piece = JOB_PIECE;
+	issue->align = NBD_SECTOR;
+	if (length <= JOB_PIECE_DECODED || connection->jobs >= thread_processors() ||
+	    export_map(connection->export_, issue->position, length, MAP_READ, MAP_NOWAIT,
+		       &extent) ||
+	    extent.kind != EXTENT_OPAQUE || extent.unit > JOB_PIECE)
+		return;
+	issue->piece = issue->align = max_of((uint64_t)extent.unit, (uint64_t)JOB_PIECE_DECODED);
+}
+
 /* A range that a chunked reply gets from workers. */
 static void issue_range(struct connection *connection, struct pending *pending, uint64_t position,
 			uint64_t end)
 {
 	connection->issue = (struct issue){.pending = pending, .position = position, .end = end};
+	choose_piece(connection, &connection->issue);
 	issue_pieces(connection);
 }
 

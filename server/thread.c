@@ -3,6 +3,7 @@
 #include "thread.h"
 
 #include <openssl/crypto.h>
+#include <sched.h>
 
 #include "common/clock.h"
 
@@ -26,6 +27,15 @@ int thread_start(void *(*main)(void *), void *argument)
 void thread_end(void)
 {
 	OPENSSL_thread_stop();
+}
+
+unsigned int thread_processors(void)
+{
+	cpu_set_t set;
+
+	if (sched_getaffinity(0, sizeof(set), &set))
+		return 1;
+	return (unsigned int)CPU_COUNT(&set);
 }
 
 void thread_cond_init(pthread_cond_t *cond)

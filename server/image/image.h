@@ -49,6 +49,7 @@ struct extent {
 	uint64_t file_offset;
 	struct crypt *crypt; /* EXTENT_ENCRYPTED: see crypt.h */
 	struct image *owner; /* EXTENT_OPAQUE: which image of the chain must read it */
+	uint32_t unit;       /* EXTENT_OPAQUE: it is read in such pieces, a power of two */
 	unsigned int depth;  /* allocated in 1: the image itself, 2: the one below...; 0: nowhere */
 };
 

@@ -16,6 +16,7 @@ import tempfile
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "protocol"))
 
 from harness import MIB, Server, check, content_of, main, program  # noqa: E402
+from nbdraw import READ  # noqa: E402
 from qcow2disk import SCRATCH, check_same, parts_of, title, tool  # noqa: E402
 
 READ_ONLY = ("-t", "-e", "0", "-f", "qcow2", "-r")
@@ -237,6 +238,36 @@ def test_bad_entries():
                 check(client.read(bad, 4096).error == 5, f"{offset:x}={value:x} did not fail")
                 check(client.data(0, 65536) == b"\5" * 65536, "the good cluster, again")
             patch(path, offset, kept)
+
+
+def check_pieces(server, expected, unit):
+    """One large read, alone on its connection: shared by workers, and no unit is decoded twice."""
+    client = server.client()
+    for offset, length in ((0, len(expected)), (70001, 3 * MIB + 17), (65536, MIB), (1, 300000)):
+        request = client.request(READ, offset, length)
+        client.wait(request)
+        check_same(bytes(request.data), expected[offset:offset + length], f"{length}@{offset}")
+        inner = [start for _, start, _ in request.chunks if start != offset]
+        check(len(inner) >= length // max(unit, 1 << 18) - 1, f"too few pieces: {request.chunks}")
+        for edge in inner:
+            check(edge % max(unit, 1 << 18) == 0, f"unit {unit}: {edge} in {request.chunks}")
+    client.disc()
+
+
+def test_compressed_pieces():
+    """Clusters from the smallest to the largest piece that a request is shared in."""
+    chance = random.Random(3)
+    expected = b"".join(chance.randbytes(1024).hex().encode() for _ in range(2500))
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        raw = os.path.join(directory, "raw")
+        with open(raw, "wb") as file:
+            file.write(expected)
+        for unit in (512, 65536, 1 << 18, 1 << 19, MIB):
+            path = os.path.join(directory, f"compressed-{unit}")
+            tool("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2",
+                 "-o", f"cluster_size={unit}", raw, path)
+            with Server(image=path, defaults=READ_ONLY) as server:
+                check_pieces(server, expected, unit)
 
 
 def test_block_status():

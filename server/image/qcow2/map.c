@@ -223,7 +223,11 @@ static int answer_run(struct image *image, const struct run *run, uint64_t offse
 		return 0;
 	case RUN_COMPRESSED:
 		*extent = (struct extent){
-			.kind = EXTENT_OPAQUE, .length = run->length, .owner = image, .depth = 1};
+			.kind = EXTENT_OPAQUE,
+			.unit = (uint32_t)((struct qcow2 *)image->state)->cluster_size,
+			.length = run->length,
+			.owner = image,
+			.depth = 1};
 		return 0;
 	}
 	return -EIO;
