@@ -488,7 +488,7 @@ static void reload_credentials(struct server *server)
 		log_info("TLS credentials loaded again");
 }
 
-/* The second signal does not wait for anybody. */
+/* The second signal waits for no peer; a further one does not hurry the disk. */
 static void signal_received(struct server *server)
 {
 	struct signalfd_siginfo info;
@@ -500,7 +500,7 @@ static void signal_received(struct server *server)
 		return;
 	}
 	log_info("stopping: %s", strsignal((int)info.ssi_signo));
-	if (server->drain_deadline)
+	if (server->drain_deadline && !server->interrupted)
 		server->drain_deadline = 1;
 	begin_drain(server);
 }

@@ -9,7 +9,7 @@ import subprocess
 import time
 
 from harness import MIB, Server, check, content_of, dropped, main, program, until
-from nbdraw import (ERR, ERR_SHUTDOWN, ESHUTDOWN, OPT_ABORT, OPT_LIST, READ, WRITE, Client,
+from nbdraw import (ERR, ERR_SHUTDOWN, ESHUTDOWN, FUA, OPT_ABORT, OPT_LIST, READ, WRITE, Client,
                     Dropped, Export, Violation)
 
 ONE = ("-f", "raw")  # -e 1, ends with the last client
@@ -281,12 +281,15 @@ def test_new_connections_during_shutdown():
 
 
 def test_second_signal():
-    """S71: a second signal does no harm."""
-    with Server(ends=True) as server:
-        server.client()
-        for _ in range(5):
+    """S71: further signals do no harm, close together or not: all is flushed and closed."""
+    with Server(fault=True, ends=True) as server:
+        server.faults.set("sync delay:50")
+        client = server.client()
+        client.request(WRITE, 0, 4096, payload=b"d" * 4096, flags=FUA)
+        for _ in range(50):
             if not ended(server):
                 server.process.send_signal(signal.SIGTERM)
+                time.sleep(0.002)
         check(server.wait() in (0, -signal.SIGTERM), f"status {server.process.returncode}")
 
 
