@@ -352,6 +352,7 @@ int tls_creds_new(struct tls_creds **out, const struct tls_config *config, struc
 		tls_creds_free(creds);
 		return rc;
 	}
+	creds->kernel = config->side == TLS_SERVER && tls_kernel_has_it();
 	*out = creds;
 	return 0;
 }
@@ -365,6 +366,7 @@ int tls_creds_reload(struct tls_creds *creds, struct error *err)
 		return rc;
 	SSL_CTX_free(creds->context);
 	creds->context = fresh;
+	creds->kernel = creds->config.side == TLS_SERVER && tls_kernel_has_it();
 	return 0;
 }
 

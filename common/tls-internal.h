@@ -11,6 +11,7 @@
 struct tls_creds {
 	struct tls_config config; /* its strings are ours */
 	SSL_CTX *context;
+	bool kernel; /* it knows TLS: sending may be left to it */
 };
 
 /* The reason that OpenSSL gives for its last failure, for a sentence. Empties its queue. */
@@ -19,6 +20,9 @@ const char *tls_reason(void);
 /* As error_set(), and appends ": " and tls_reason(). */
 int tls_error(struct error *err, int code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/* tls-transport.c: does the kernel know TLS? */
+bool tls_kernel_has_it(void);
 
 /* tls-transport.c: the key of this user is being used. */
 void tls_note_user(SSL *ssl, const char *user);

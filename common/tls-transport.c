@@ -9,6 +9,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 #include <poll.h>
@@ -19,6 +21,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "cleanup.h"
 #include "clock.h"
 #include "size.h"
 #include "tls-internal.h"
@@ -415,6 +418,17 @@ void tls_note_user(SSL *ssl, const char *user)
 	snprintf(tls->user, sizeof(tls->user), "%s", user);
 }
 
+/* Asked once for many connections: where it does not, each of their handshakes would try in vain,
+ * which may even start modprobe. A socket that is not connected is refused for that only. */
+bool tls_kernel_has_it(void)
+{
+	AUTO_CLOSE int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return false;
+	return setsockopt(fd, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")) == 0 || errno == ENOTCONN;
+}
+
 /*
  * OpenSSL gives the keys to the kernel only through a BIO of its own kind, so a server on TCP
  * begins with one. Not for receiving: records of the kernel cannot be taken several at once.
@@ -456,7 +470,7 @@ static SSL *session_new(struct tls *tls, const struct tls_creds *creds, const ch
 	}
 	SSL_set_bio(ssl, bio, bio);
 	SSL_set_app_data(ssl, tls);
-	if (creds->config.side == TLS_SERVER && !is_unix)
+	if (creds->config.side == TLS_SERVER && creds->kernel && !is_unix)
 		offer_to_kernel(ssl, tls->fd);
 	if (creds->config.side == TLS_SERVER)
 		SSL_set_accept_state(ssl);

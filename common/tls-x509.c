@@ -144,6 +144,24 @@ static int load_certificate(SSL_CTX *context, const struct tls_config *config, s
 	return load_key(context, config, key, path, err);
 }
 
+/*
+ * What is sent with our certificate is found once, here, instead of in each handshake, and without
+ * a root: who trusts it has it, and to decode it costs a peer nearly as much as a signature. A file
+ * that brings a chain is sent as it is.
+ */
+static void complete_chain(SSL_CTX *context)
+{
+	STACK_OF(X509) *chain = NULL;
+
+	SSL_CTX_set_mode(context, SSL_MODE_NO_AUTO_CHAIN);
+	SSL_CTX_get0_chain_certs(context, &chain);
+	if (SSL_CTX_get0_certificate(context) && sk_X509_num(chain) <= 0)
+		SSL_CTX_build_cert_chain(context, SSL_BUILD_CHAIN_FLAG_NO_ROOT |
+							  SSL_BUILD_CHAIN_FLAG_IGNORE_ERROR |
+							  SSL_BUILD_CHAIN_FLAG_CLEAR_ERROR);
+	ERR_clear_error();
+}
+
 /* ---- Sanity ---- */
 
 static int bad_certificate(const struct tls_config *config, int code, struct error *err)
@@ -207,6 +225,8 @@ int tls_x509_load(SSL_CTX *context, const struct tls_config *config, struct erro
 		rc = load_certificate(context, config, err);
 	if (!rc)
 		rc = check_sanity(context, config, authorities, err);
+	if (!rc)
+		complete_chain(context);
 	if (config->verify_peer)
 		mode = SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
 	SSL_CTX_set_verify(context, mode, NULL);

@@ -71,12 +71,13 @@ class Pki:
                 "-days", "30", "-subj", subject, "-keyout", self.path(name + "-key.pem"),
                 "-out", self.path(name + "-cert.pem"))
 
-    def certificate(self, name, subject, purpose, names="", days="30", ca="ca"):
+    def certificate(self, name, subject, purpose, names="", days="30", ca="ca",
+                    constraints="CA:FALSE"):
         request, text = self.path(name + ".csr"), self.path(name + ".ext")
         openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                 "-subj", subject, "-keyout", self.path(name + "-key.pem"), "-out", request)
         self.write(name + ".ext",
-                   f"basicConstraints=CA:FALSE\nextendedKeyUsage={purpose}\n{names}\n")
+                   f"basicConstraints={constraints}\nextendedKeyUsage={purpose}\n{names}\n")
         openssl("x509", "-req", "-in", request, "-CA", self.path(ca + "-cert.pem"), "-CAkey",
                 self.path(ca + "-key.pem"), "-CAcreateserial", "-days", days, "-extfile", text,
                 "-out", self.path(name + "-cert.pem"))
@@ -94,6 +95,13 @@ class Pki:
         for name in names:
             openssl("ca", "-config", config, "-revoke", self.path(name + "-cert.pem"))
         openssl("ca", "-config", config, "-gencrl", "-out", self.path("crl.pem"))
+
+    def text(self, *names):
+        """Some certificates in one file."""
+        return "".join(open(self.path(name), encoding="ascii").read() for name in names)
+
+    def der(self, name):
+        return ssl.PEM_cert_to_DER_cert(self.text(name))
 
     def folder(self, name, server=None, client=None, ca="ca", crl=False):
         """A folder with these certificates under the names that programs look for."""

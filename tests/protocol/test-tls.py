@@ -353,11 +353,12 @@ def test_file_cut_short():
 class Pieces:
     """A TLS client whose bytes we hold in our hands."""
 
-    def __init__(self, client):
+    def __init__(self, client, **how):
         self.client = starttls(client)
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = pki().context().wrap_bio(self.incoming, self.outgoing,
-                                            server_hostname="localhost")
+        self.received = b""
+        self.tls = pki().context(**how).wrap_bio(self.incoming, self.outgoing,
+                                                 server_hostname="localhost")
 
     def flight(self):
         """What the client wants to send next, in the handshake; b'' when it is done."""
@@ -371,6 +372,7 @@ class Pieces:
         data = self.client.sock.recv(65536)
         if not data:
             raise Dropped("handshake")
+        self.received += data
         self.incoming.write(data)
 
     def shake(self, send):
@@ -410,6 +412,30 @@ def test_partial_records():
         pieces.shake(drip)
         answer = pieces.option(OPT_LIST, drip)
         check(struct.unpack(">I", answer[8:12])[0] == OPT_LIST, f"{answer!r}")
+
+
+def test_chain():
+    """What a client needs to find its authority is sent, and no root: to decode one that it has
+    costs it as much as a signature. A file with a chain of its own is sent as it is."""
+    keys = pki()
+    keys.certificate("middle", "/CN=Middle", "serverAuth", constraints="CA:TRUE")
+    keys.certificate("server-middle", "/CN=localhost", "serverAuth", "subjectAltName=DNS:localhost",
+                     ca="middle")
+    middle = keys.folder("middle-known", "server-middle")
+    keys.write("middle-known/ca-cert.pem", keys.text("ca-cert.pem", "middle-cert.pem"))
+    whole = keys.folder("chain-in-file", "server-middle")
+    keys.write("chain-in-file/server-cert.pem",
+               keys.text("server-middle-cert.pem", "middle-cert.pem", "ca-cert.pem"))
+    for folder, sent in ((keys.good, ["server"]), (middle, ["server-middle", "middle"]),
+                         (whole, ["server-middle", "middle", "ca"])):
+        with tls_server(folder=folder) as server:
+            # The certificates of TLS 1.2 are in clear.
+            pieces = Pieces(server.greeted(), version=ssl.TLSVersion.TLSv1_2)
+            pieces.shake(pieces.client.send)
+            for name in ("server", "server-middle", "middle", "ca"):
+                found = keys.der(name + "-cert.pem") in pieces.received
+                check(found == (name in sent), f"{folder}: {name}: {found}")
+            in_transmission(server).in_sync()
 
 
 def test_close_in_handshake():
