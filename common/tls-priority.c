@@ -33,6 +33,14 @@ enum {
 	GROUPS_192 = GROUP_SECP384R1 | GROUP_SECP521R1 | GROUP_X448,
 };
 
+/* What there is no choice of, and nothing goes without. */
+enum {
+	NEEDED_GROUPS = 1 << 0,
+	NEEDED_MAC = 1 << 1,
+	NEEDED_SIGNATURES = 1 << 2,
+	NEEDED_ALWAYS = 1 << 3, /* to take it away is an error by itself */
+};
+
 enum {
 	EXCHANGES_ALL = TLS_EXCHANGES_X509 | TLS_EXCHANGES_PSK | TLS_EXCHANGES_ANON,
 	EXCHANGES_SECRET = TLS_EXCHANGE_PSK, /* without forward secrecy */
@@ -91,18 +99,18 @@ static const struct item {
 	{"GROUP-X448", SET_GROUP, GROUP_X448},
 	{"CURVE-X448", SET_GROUP, GROUP_X448},
 	/* The ciphers bring their own integrity, and anonymous curves cannot choose theirs. */
-	{"AEAD", SET_NEEDED, 0},
-	{"MAC-ALL", SET_NEEDED, 0},
+	{"AEAD", SET_NEEDED, NEEDED_MAC},
+	{"MAC-ALL", SET_NEEDED, NEEDED_MAC},
 	{"SHA1", SET_NOTHING, 0},
 	{"SHA256", SET_NOTHING, 0},
 	{"SHA384", SET_NOTHING, 0},
 	{"MD5", SET_OLD, 0},
-	{"COMP-NULL", SET_NEEDED, 0},
+	{"COMP-NULL", SET_NEEDED, NEEDED_ALWAYS},
 	{"COMP-ALL", SET_OLD, 0},
 	{"COMP-DEFLATE", SET_OLD, 0},
-	{"CTYPE-X509", SET_NEEDED, 0},
-	{"CTYPE-X.509", SET_NEEDED, 0},
-	{"SIGN-ALL", SET_NEEDED, 0},
+	{"CTYPE-X509", SET_NEEDED, NEEDED_ALWAYS},
+	{"CTYPE-X.509", SET_NEEDED, NEEDED_ALWAYS},
+	{"SIGN-ALL", SET_NEEDED, NEEDED_SIGNATURES},
 };
 
 static const struct flag {
@@ -118,14 +126,14 @@ static const struct keyword {
 	const char *name;
 	struct tls_priority is;
 } keywords[] = {
-	{"NORMAL", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, -1}},
-	{"PERFORMANCE", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, -1}},
-	{"@SYSTEM", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, -1}},
-	{"PFS", {3, CIPHERS_NORMAL, EXCHANGES_ALL & ~EXCHANGES_SECRET, 0, -1}},
-	{"SECURE128", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, 2}},
-	{"SECURE192", {3, CIPHERS_256, EXCHANGES_ALL, GROUPS_192, 3}},
-	{"SECURE256", {3, CIPHERS_256, EXCHANGES_ALL, GROUPS_192, 3}},
-	{"NONE", {0, 0, 0, 0, -1}},
+	{"NORMAL", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, 0, -1}},
+	{"PERFORMANCE", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, 0, -1}},
+	{"@SYSTEM", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, 0, -1}},
+	{"PFS", {3, CIPHERS_NORMAL, EXCHANGES_ALL & ~EXCHANGES_SECRET, 0, 0, -1}},
+	{"SECURE128", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, 0, 2}},
+	{"SECURE192", {3, CIPHERS_256, EXCHANGES_ALL, GROUPS_192, 0, 3}},
+	{"SECURE256", {3, CIPHERS_256, EXCHANGES_ALL, GROUPS_192, 0, 3}},
+	{"NONE", {0, 0, 0, 0, 0, -1}},
 };
 
 /* ---- Reading ---- */
@@ -208,17 +216,21 @@ static int take_item(struct word word, bool add, struct tls_priority *priority, 
 		return refuse(word, "has no counterpart in OpenSSL", err);
 	if (item->set == SET_OLD && add)
 		return refuse(word, "is not offered: it is not safe", err);
-	if (item->set == SET_NEEDED && !add && !strstr(item->name, "-ALL"))
+	if (item->set == SET_NEEDED && !add && item->bits == NEEDED_ALWAYS)
 		return refuse(word, "leaves nothing that could be used", err);
+	if (item->set == SET_NEEDED)
+		priority->missing =
+			add ? priority->missing & ~item->bits : priority->missing | item->bits;
 	bits = set_of(priority, item->set);
 	if (!bits)
 		return 0;
 	/* OpenSSL's own choice of groups, made explicit before something is taken from it. */
-	if (item->set == SET_GROUP && !add && !*bits)
+	if (item->set == SET_GROUP && !add && !*bits && !(priority->missing & NEEDED_GROUPS))
 		*bits = GROUPS_ALL;
 	*bits = add ? *bits | item->bits : *bits & ~item->bits;
-	if (item->set == SET_GROUP && !*bits && item->bits != GROUPS_ALL)
-		return refuse(word, "leaves no group", err);
+	if (item->set == SET_GROUP)
+		priority->missing = *bits ? priority->missing & ~(unsigned int)NEEDED_GROUPS
+					  : priority->missing | NEEDED_GROUPS;
 	return 0;
 }
 
@@ -238,14 +250,21 @@ static int take_word(struct word word, bool first, struct tls_priority *priority
 static int check_rest(const char *text, const struct tls_priority *priority, struct error *err)
 {
 	char ciphers[TLS_PRIORITY_TEXT_MAX], suites[TLS_PRIORITY_TEXT_MAX];
+	const char *lacks = NULL;
 
 	tls_priority_ciphers(priority, true, ciphers);
 	tls_priority_suites(priority, true, suites);
-	if (*ciphers || *suites)
+	if (!*ciphers && !*suites)
+		lacks = "cipher for credentials of this kind";
+	else if (priority->missing & NEEDED_GROUPS)
+		lacks = "group; add one, as in '+GROUP-X25519'";
+	else if (priority->missing & NEEDED_MAC)
+		lacks = "integrity that its ciphers could use; add '+AEAD'";
+	else if (priority->missing & NEEDED_SIGNATURES)
+		lacks = "signature; add '+SIGN-ALL'";
+	if (!lacks)
 		return 0;
-	return error_set(err, EINVAL,
-			 "TLS priority '%.200s' leaves no cipher for credentials of this kind",
-			 text);
+	return error_set(err, EINVAL, "TLS priority '%.200s' leaves no %s", text, lacks);
 }
 
 int tls_priority_parse(const char *text, unsigned int exchanges, struct tls_priority *priority,

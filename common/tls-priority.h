@@ -38,6 +38,7 @@ struct tls_priority {
 	unsigned int ciphers;   /* a bit for each in tls-priority.c */
 	unsigned int exchanges; /* TLS_EXCHANGE_* */
 	unsigned int groups;    /* likewise; 0: OpenSSL's choice */
+	unsigned int missing;   /* likewise: what was taken away and cannot be done without */
 	int level;              /* OpenSSL's security level; -1: its own */
 };
 

@@ -77,6 +77,10 @@ START_TEST(test_groups_and_level)
 	ciphers("NORMAL:-GROUP-X25519:-CURVE-X448:%PROFILE_HIGH", TLS_EXCHANGES_X509, true);
 	tls_priority_groups(&priority, text);
 	ck_assert_str_eq(text, "P-256:P-384:P-521");
+	ciphers("NORMAL:-GROUP-ALL:+GROUP-X25519:-MAC-ALL:+AEAD:-SIGN-ALL:+SIGN-ALL:%PROFILE_HIGH",
+		TLS_EXCHANGES_X509, true);
+	tls_priority_groups(&priority, text);
+	ck_assert_str_eq(text, "X25519");
 	ck_assert_int_eq(priority.level, 3);
 	ck_assert_ptr_null(strstr(ciphers("SECURE256", TLS_EXCHANGES_X509, true), "AES128"));
 }
@@ -98,7 +102,14 @@ static const struct {
 	{"NORMAL:-SIGN-RSA-SHA256", "'-SIGN-RSA-SHA256'"},
 	{"NORMAL:-VERS-ALL", "leaves no cipher"},
 	{"NONE", "leaves no cipher"},
-	{"NORMAL:-AEAD", "leaves nothing"},
+	{"NORMAL:-AEAD", "leaves no integrity"},
+	{"NORMAL:-MAC-ALL:+SHA256", "leaves no integrity"},
+	{"NORMAL:-SIGN-ALL", "leaves no signature"},
+	{"NORMAL:-COMP-NULL", "leaves nothing"},
+	{"NORMAL:-GROUP-ALL", "leaves no group"},
+	{"NORMAL:-GROUP-ALL:-GROUP-X25519", "leaves no group"},
+	{"NORMAL:+GROUP-X448:-CURVE-ALL", "leaves no group"},
+	{"SECURE192:-GROUP-ALL", "leaves no group"},
 	{"NORMAL:-GROUP-X25519:-GROUP-SECP256R1:-GROUP-SECP384R1:-GROUP-SECP521R1:-GROUP-X448",
 	 "leaves no group"},
 };
