@@ -24,6 +24,9 @@ int tls_error(struct error *err, int code, const char *format, ...)
 /* tls-transport.c: does the kernel know TLS? */
 bool tls_kernel_has_it(void);
 
+/* tls-transport.c: how many records TLS 1.3 encrypts with one key. Only tests change it. */
+extern uint32_t tls_records_per_key;
+
 /* tls-transport.c: the key of this user is being used. */
 void tls_note_user(SSL *ssl, const char *user);
 

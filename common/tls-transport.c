@@ -3,8 +3,8 @@
  * The transport that encrypts. OpenSSL's records are gathered in a buffer of our own and leave in
  * one call for many of them; receiving takes several records at once. Both buffers exist only
  * while there is something in them, so that an idle connection has none. Where the kernel can
- * encrypt, a server on TCP leaves the sending to it; then bytes go out as on a plain socket. One
- * thread at a time uses a transport; nothing here waits but tls_connect().
+ * encrypt, a server on TCP leaves the sending of TLS 1.2 to it; then bytes go out as on a plain
+ * socket. One thread at a time uses a transport; nothing here waits but tls_connect().
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -43,8 +43,9 @@ struct tls {
 	/* Ciphertext [begin, end) that has to leave before anything else. */
 	uint8_t *out;
 	size_t begin, end, room;
-	size_t accepted; /* bytes of the caller in there: told when they have left */
-	bool drained;    /* the last receive found the socket empty */
+	size_t accepted;  /* bytes of the caller in there: told when they have left */
+	uint32_t records; /* encrypted with this key */
+	bool drained;     /* the last receive found the socket empty */
 	bool established;
 	bool broken;                     /* nothing more may be asked of ssl */
 	bool wants_write;                /* the handshake waits for room in the socket */
@@ -236,12 +237,25 @@ static size_t layer_pending(const struct transport *transport)
 
 /* ---- Sending ---- */
 
+/* RFC 8446, 5.5: AES-GCM is good for some 24 million records with one key. OpenSSL does
+ * not count them, and the connection of a disk lives long. */
+uint32_t tls_records_per_key = 1 << 24;
+
+static bool count_record(struct tls *tls)
+{
+	if (++tls->records < tls_records_per_key || SSL_version(tls->ssl) != TLS1_3_VERSION)
+		return true;
+	tls->records = 0;
+	return SSL_key_update(tls->ssl, SSL_KEY_UPDATE_NOT_REQUESTED) == 1;
+}
+
 static bool encrypt(struct tls *tls, const uint8_t *bytes, size_t length)
 {
 	while (length) {
 		size_t written = 0;
 
-		if (SSL_write_ex(tls->ssl, bytes, length, &written) != 1)
+		/* One call makes one record (SSL_MODE_ENABLE_PARTIAL_WRITE). */
+		if (!count_record(tls) || SSL_write_ex(tls->ssl, bytes, length, &written) != 1)
 			return false;
 		bytes += written;
 		length -= written;
@@ -430,6 +444,18 @@ bool tls_kernel_has_it(void)
 }
 
 /*
+ * Called at each step of the handshake. In TLS 1.3 a peer may demand at any time that we change
+ * our keys, and the kernel cannot change one: the connection would be lost. So it gets those of
+ * TLS 1.2 only, which last as long as the connection.
+ */
+static void allow_kernel(const SSL *ssl, int where, int value)
+{
+	(void)where, (void)value;
+	if (SSL_version(ssl) == TLS1_2_VERSION)
+		SSL_set_options((SSL *)ssl, SSL_OP_ENABLE_KTLS);
+}
+
+/*
  * OpenSSL gives the keys to the kernel only through a BIO of its own kind, so a server on TCP
  * begins with one. Not for receiving: records of the kernel cannot be taken several at once.
  */
@@ -439,7 +465,7 @@ static void offer_to_kernel(SSL *ssl, int fd)
 
 	if (!socket)
 		return;
-	SSL_set_options(ssl, SSL_OP_ENABLE_KTLS);
+	SSL_set_info_callback(ssl, allow_kernel);
 	SSL_set0_wbio(ssl, socket);
 }
 
@@ -448,6 +474,7 @@ static bool taken_by_kernel(struct tls *tls)
 {
 	BIO *own = SSL_get_rbio(tls->ssl);
 
+	SSL_set_info_callback(tls->ssl, NULL);
 	if (SSL_get_wbio(tls->ssl) == own)
 		return false;
 	if (BIO_get_ktls_send(SSL_get_wbio(tls->ssl)))

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 from harness import (MIB, SANITIZER, TOP, Server, Skip, check, content_of, free_port,  # noqa: E402
                      listens_on_path, listens_on_port, main, until)
-from nbdraw import OPT_STARTTLS  # noqa: E402
+from nbdraw import (OPT_GO, OPT_LIST, OPT_STARTTLS, REP_ACK, REPLYMAGIC,  # noqa: E402
+                    info_data)
 from pki import KEY, USER, option_bytes, pki  # noqa: E402
 
 HAWSER = os.environ.get("HAWSER") or os.path.join(TOP, "build", "hawser")
@@ -219,6 +221,52 @@ def s_client(port, *options, keys=b"", wait=1.0):
             return peer.communicate()[0].decode(errors="replace")
 
 
+class Typist:
+    """openssl s_client, which sends what we write, and changes keys when we type K or k."""
+
+    def __init__(self, port, *options):
+        need("openssl")
+        self.said = b""
+        self.process = subprocess.Popen(
+            ["openssl", "s_client", "-brief", "-connect", f"127.0.0.1:{port}", *options],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self.expect(b"CONNECTION ESTABLISHED")
+
+    def expect(self, what):
+        """Waits for these bytes, and forgets what came up to them."""
+        def came():
+            self.said += self.process.stdout.read() or b""
+            return what in self.said
+        until(came, f"{what[:40]!r} from s_client")
+        self.said = self.said[self.said.index(what) + len(what):]
+
+    def type(self, text):
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
+    def change_keys(self, letter):
+        """K wants the other side's changed, too; k does not."""
+        self.type(letter)
+        self.expect(b"KEYUPDATE")
+
+    def option(self, option, data=b""):
+        self.type(option_bytes(option, data))
+        self.expect(struct.pack(">QII", REPLYMAGIC, option, REP_ACK))
+
+    def read(self, cookie, offset, length):
+        """Sends a request, and waits for its simple reply with these bytes."""
+        self.type(struct.pack(">IHHQQI", 0x25609513, 0, 0, cookie, offset, length))
+        return struct.pack(">IIQ", 0x67446698, 0, cookie)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+
 def client_files(name="client"):
     return ["-cert", pki().path(name + "-cert.pem"), "-key", pki().path(name + "-key.pem"),
             "-CAfile", pki().path("ca-cert.pem")]
@@ -258,6 +306,24 @@ def test_openssl_client():
                 before = server.stderr().count(" TLSv1.")
                 s_client(door.port, version, "-psk_identity", identity, "-psk", key, wait=0.3)
                 check(server.stderr().count(" TLSv1.") == before, f"{identity} is let in")
+
+
+def test_key_update():
+    """A peer that changes its keys in the middle, and one that wants ours changed, is served on;
+    also where the kernel could have encrypted, which cannot change a key."""
+    for tcp in (False, True):
+        with Server(*pki().x509(), "-v", size=SIZE, tcp=tcp) as server, StartTls(server) as door:
+            with Typist(door.port, "-tls1_3", *client_files()) as peer:
+                for letter in (b"k", b"K", b"K"):
+                    peer.change_keys(letter)
+                    peer.option(OPT_LIST)
+                peer.option(OPT_GO, info_data(""))
+                for cookie, letter in enumerate((b"K", b"k", b"K")):
+                    peer.change_keys(letter)
+                    for offset, length in ((7, 20), (4096, 300000)):
+                        head = peer.read(cookie + offset, offset, length)
+                        peer.expect(head + server.bytes(offset, length))
+            check("by the kernel" not in server.stderr(), server.stderr())
 
 
 def test_gnutls_client():

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MIT
+/* TLS 1.3 when keys change in the middle: at the peer's wish, at ours, and at a hostile peer's. */
+#include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "common/tls-internal.h"
+#include "common/tls.h"
+
+enum { KEY_UPDATE = 24, PIECE = 40000 };
+
+static const char user[] = "alice";
+static const uint8_t key[16] = "sixteen bytes...";
+static struct error err;
+
+/* One end is ours, the other OpenSSL as it is. */
+struct pair {
+	struct transport ours;
+	SSL *peer;
+	int updates; /* that came to the peer */
+};
+
+static unsigned int give_key(SSL *ssl, const char *hint, char *identity, unsigned int identity_room,
+			     unsigned char *psk, unsigned int room)
+{
+	(void)ssl, (void)hint, (void)room;
+	snprintf(identity, identity_room, "%s", user);
+	memcpy(psk, key, sizeof(key));
+	return sizeof(key);
+}
+
+static unsigned int find_key(SSL *ssl, const char *identity, unsigned char *psk, unsigned int room)
+{
+	(void)ssl, (void)identity, (void)room;
+	memcpy(psk, key, sizeof(key));
+	return sizeof(key);
+}
+
+static void watch(int sent, int version, int type, const void *bytes, size_t length, SSL *ssl,
+		  void *argument)
+{
+	struct pair *pair = argument;
+
+	(void)version, (void)ssl;
+	if (!sent && type == SSL3_RT_HANDSHAKE && length && *(const uint8_t *)bytes == KEY_UPDATE)
+		pair->updates++;
+}
+
+static SSL *make_peer(enum tls_side ours, int fd, struct pair *pair)
+{
+	SSL_CTX *context =
+		SSL_CTX_new(ours == TLS_SERVER ? TLS_client_method() : TLS_server_method());
+	SSL *ssl;
+
+	SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION);
+	SSL_CTX_set_num_tickets(context, 0);
+	SSL_CTX_set_psk_client_callback(context, give_key);
+	SSL_CTX_set_psk_server_callback(context, find_key);
+	SSL_CTX_set_msg_callback(context, watch);
+	ssl = SSL_new(context);
+	SSL_CTX_free(context);
+	ck_assert_ptr_nonnull(ssl);
+	SSL_set_msg_callback_arg(ssl, pair);
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	SSL_set_fd(ssl, fd);
+	if (ours == TLS_SERVER)
+		SSL_set_connect_state(ssl);
+	else
+		SSL_set_accept_state(ssl);
+	return ssl;
+}
+
+static struct tls_creds *make_creds(enum tls_side side)
+{
+	char path[] = "/tmp/hawser-keys.XXXXXX";
+	struct tls_config config = {.kind = TLS_PSK, .side = side, .psk_file = path};
+	int fd = mkstemp(path);
+	struct tls_creds *creds;
+
+	config.user = side == TLS_CLIENT ? user : NULL;
+	dprintf(fd, "%s:", user);
+	for (size_t i = 0; i < sizeof(key); i++)
+		dprintf(fd, "%02x", key[i]);
+	close(fd);
+	ck_assert_msg(!tls_creds_new(&creds, &config, &err), "%s", err.text);
+	unlink(path);
+	return creds;
+}
+
+static void pair_open(struct pair *pair, enum tls_side ours)
+{
+	struct tls_creds *creds = make_creds(ours);
+	int ends[2], rc = -EAGAIN, done = 0;
+
+	*pair = (struct pair){0};
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+	transport_init_plain(&pair->ours, ends[0]);
+	pair->peer = make_peer(ours, ends[1], pair);
+	ck_assert_int_eq(tls_start(&pair->ours, creds, NULL, &err), 0);
+	for (int i = 0; i < 20 && (rc || done != 1); i++) {
+		done = SSL_do_handshake(pair->peer);
+		if (rc)
+			rc = tls_handshake(&pair->ours, &err);
+		ck_assert_msg(!rc || rc == -EAGAIN, "%s", err.text);
+	}
+	ck_assert_int_eq(rc, 0);
+	ck_assert_int_eq(done, 1);
+	ck_assert_str_eq(tls_version(&pair->ours), "TLSv1.3");
+	tls_creds_free(creds);
+}
+
+static void pair_close(struct pair *pair)
+{
+	int fd = SSL_get_fd(pair->peer);
+
+	transport_close(&pair->ours, TRANSPORT_CLOSE_DROP);
+	SSL_free(pair->peer);
+	close(fd);
+}
+
+static void fill(uint8_t *bytes, unsigned int seed)
+{
+	for (size_t i = 0; i < PIECE; i++)
+		bytes[i] = (uint8_t)(seed + i * 7 + (i >> 8));
+}
+
+static void peer_to_us(struct pair *pair, unsigned int seed)
+{
+	static uint8_t bytes[PIECE], got[PIECE];
+	size_t written;
+
+	fill(bytes, seed);
+	ck_assert_int_eq(SSL_write_ex(pair->peer, bytes, PIECE, &written), 1);
+	for (size_t have = 0; have < PIECE;) {
+		ssize_t part = transport_recv(&pair->ours, got + have, PIECE - have, MSG_DONTWAIT);
+
+		ck_assert_msg(part > 0, "%zd after %zu bytes", part, have);
+		have += (size_t)part;
+	}
+	ck_assert_mem_eq(bytes, got, PIECE);
+}
+
+static void us_to_peer(struct pair *pair, unsigned int seed)
+{
+	static uint8_t bytes[PIECE], got[PIECE];
+	struct iovec iov = {.iov_base = bytes, .iov_len = PIECE};
+
+	fill(bytes, seed);
+	ck_assert_int_eq(transport_send(&pair->ours, &iov, 1, MSG_DONTWAIT), PIECE);
+	for (size_t have = 0, part; have < PIECE; have += part)
+		ck_assert_int_eq(SSL_read_ex(pair->peer, got + have, PIECE - have, &part), 1);
+	ck_assert_mem_eq(bytes, got, PIECE);
+}
+
+/* The peer changes its keys, and with each second change wants ours changed, too. */
+START_TEST(test_of_the_peer)
+{
+	struct pair pair;
+
+	pair_open(&pair, _i ? TLS_SERVER : TLS_CLIENT);
+	for (unsigned int round = 0; round < 10; round++) {
+		bool wants = round % 2;
+
+		ck_assert_int_eq(SSL_key_update(pair.peer, wants ? SSL_KEY_UPDATE_REQUESTED
+								 : SSL_KEY_UPDATE_NOT_REQUESTED),
+				 1);
+		peer_to_us(&pair, round);
+		us_to_peer(&pair, round + 100);
+		ck_assert_int_eq(pair.updates, (int)(round + 1) / 2);
+	}
+	pair_close(&pair);
+}
+END_TEST
+
+/* What one key has encrypted is bounded, without the peer's doing. */
+START_TEST(test_of_our_own)
+{
+	struct pair pair;
+
+	tls_records_per_key = 5;
+	pair_open(&pair, _i ? TLS_SERVER : TLS_CLIENT);
+	for (unsigned int round = 0; round < 10; round++) {
+		us_to_peer(&pair, round);
+		peer_to_us(&pair, round + 100);
+	}
+	/* Three records a round. */
+	ck_assert_int_eq(pair.updates, 10 * 3 / 5);
+	pair_close(&pair);
+}
+END_TEST
+
+/* Who demands answers and reads none is not allowed to fill our memory. */
+START_TEST(test_flood)
+{
+	struct pair pair;
+	ssize_t got = -EAGAIN;
+	uint8_t byte;
+	int asked = 0;
+
+	pair_open(&pair, TLS_SERVER);
+	for (; got == -EAGAIN && asked < 200000; asked++) {
+		ck_assert_int_eq(SSL_key_update(pair.peer, SSL_KEY_UPDATE_REQUESTED), 1);
+		ck_assert_int_eq(SSL_do_handshake(pair.peer), 1);
+		got = transport_recv(&pair.ours, &byte, 1, MSG_DONTWAIT);
+	}
+	ck_assert_int_eq(got, -ECONNABORTED);
+	ck_assert_str_eq(transport_reason(&pair.ours), "the peer reads no answers");
+	pair_close(&pair);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("tls-update");
+	TCase *tcase = tcase_create("keys");
+	SRunner *runner;
+	int failed;
+
+	tcase_add_loop_test(tcase, test_of_the_peer, 0, 2);
+	tcase_add_loop_test(tcase, test_of_our_own, 0, 2);
+	tcase_add_test(tcase, test_flood);
+	suite_add_tcase(suite, tcase);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
