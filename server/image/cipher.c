@@ -2,7 +2,7 @@
 /*
  * Modes of AES over sectors. OpenSSL 3 needs as long to take a new initialisation vector as to
  * encrypt a sector by it, so XTS and CBC's decryption are made of AES-ECB calls over a batch of
- * sectors: all tweaks in one call, all data in another, and exclusive-or around it.
+ * sectors: all tweaks in one call, all data in another, and exclusive-or (tweaks.h) around it.
  *
  * OpenSSL's contexts serve one thread at a time. A cipher has some, made when they are first used;
  * a thread looks for a free one where it found one the last time.
@@ -19,19 +19,21 @@
 #include <string.h>
 
 #include "common/size.h"
+#include "tweaks.h"
 
 enum {
 	BLOCK = 16,
-	BLOCKS = CIPHER_SECTOR / BLOCK, /* of a sector */
-	BATCH = 8,                      /* sectors; with their tweaks they fit the L1 cache */
-	SLOTS = 64,                     /* more than threads that run at a time */
+	BATCH = 8,  /* sectors; with their tweaks they fit the L1 cache */
+	SLOTS = 64, /* more than threads that run at a time */
 };
 
-/* A block as the processor likes it; bytes in memory may begin anywhere. */
-typedef uint64_t block __attribute__((vector_size(BLOCK)));
-struct unaligned {
-	block value;
-} __attribute__((packed));
+/* Blocks of a batch: one for each sector, or all of them. */
+struct vectors {
+	uint64_t halves[BATCH][2];
+} __attribute__((aligned(TWEAKS_ALIGN)));
+struct blocks {
+	uint8_t bytes[BATCH * CIPHER_SECTOR];
+} __attribute__((aligned(TWEAKS_ALIGN)));
 
 /* What one thread needs at a time; NULL where the mode has no use for it. */
 struct contexts {
@@ -53,6 +55,7 @@ enum numbering { NUMBERING_NONE, NUMBERING_PLAIN, NUMBERING_PLAIN64, NUMBERING_E
 struct cipher {
 	const struct mode *mode;
 	enum numbering numbering;
+	const struct tweaks_way *way;
 	struct contexts model; /* slots are copied from it */
 	struct slot slots[SLOTS];
 };
@@ -144,61 +147,35 @@ static uint64_t to_le64(uint64_t value)
 
 /* The vectors of a batch. */
 static bool number(const struct cipher *cipher, const struct contexts *contexts, uint64_t sector,
-		   size_t sectors, block vectors[BATCH])
+		   size_t sectors, struct vectors *vectors)
 {
 	for (size_t i = 0; i < sectors; i++) {
 		uint64_t value = sector + i;
 
 		if (cipher->numbering == NUMBERING_PLAIN)
 			value = (uint32_t)value;
-		vectors[i] = (block){to_le64(value), 0};
+		vectors->halves[i][0] = to_le64(value);
+		vectors->halves[i][1] = 0;
 	}
 	return cipher->numbering != NUMBERING_ESSIV ||
 	       update(contexts->essiv, vectors, vectors, sectors * BLOCK);
 }
 
-static block load(const uint8_t *at)
-{
-	return ((const struct unaligned *)at)->value;
-}
-
-static void store(uint8_t *at, block value)
-{
-	((struct unaligned *)at)->value = value;
-}
-
 /* ---- XTS ---- */
-
-/* The tweak of the next block: doubled in the field of the mode, whose bytes run upwards. */
-static block double_tweak(block tweak)
-{
-	uint64_t low = to_le64(tweak[0]), high = to_le64(tweak[1]);
-	uint64_t carry = -(high >> 63) & 0x87;
-
-	return (block){to_le64(low << 1 ^ carry), to_le64(high << 1 | low >> 63)};
-}
 
 static bool xts(const struct cipher *cipher, const struct contexts *contexts, EVP_CIPHER_CTX *aes,
 		const uint8_t *in, uint8_t *out, size_t sectors, uint64_t sector)
 {
-	block tweaks[BATCH * BLOCKS], vectors[BATCH];
+	struct vectors vectors;
+	struct blocks tweaks;
 
-	if (!number(cipher, contexts, sector, sectors, vectors) ||
-	    !update(contexts->tweak, vectors, vectors, sectors * BLOCK))
+	if (!number(cipher, contexts, sector, sectors, &vectors) ||
+	    !update(contexts->tweak, &vectors, &vectors, sectors * BLOCK))
 		return false;
-	for (size_t s = 0, i = 0; s < sectors; s++) {
-		block tweak = vectors[s];
-
-		for (size_t end = i + BLOCKS; i < end; i++) {
-			tweaks[i] = tweak;
-			store(out + i * BLOCK, load(in + i * BLOCK) ^ tweak);
-			tweak = double_tweak(tweak);
-		}
-	}
+	cipher->way->begin((const uint8_t *)&vectors, sectors, tweaks.bytes, in, out);
 	if (!update(aes, out, out, sectors * CIPHER_SECTOR))
 		return false;
-	for (size_t i = 0; i < sectors * BLOCKS; i++)
-		store(out + i * BLOCK, load(out + i * BLOCK) ^ tweaks[i]);
+	cipher->way->apply(tweaks.bytes, sectors * CIPHER_SECTOR, out);
 	return true;
 }
 
@@ -221,13 +198,13 @@ static bool xts_decrypt(const struct cipher *cipher, const struct contexts *cont
 static bool each_sector(const struct cipher *cipher, const struct contexts *contexts,
 			const uint8_t *in, uint8_t *out, size_t sectors, uint64_t sector)
 {
-	block vectors[BATCH];
+	struct vectors vectors;
 
-	if (!number(cipher, contexts, sector, sectors, vectors))
+	if (!number(cipher, contexts, sector, sectors, &vectors))
 		return false;
 	for (size_t i = 0; i < sectors; i++)
 		if (!EVP_CipherInit_ex(contexts->encrypt, NULL, NULL, NULL,
-				       (const uint8_t *)&vectors[i], -1) ||
+				       (const uint8_t *)vectors.halves[i], -1) ||
 		    !update(contexts->encrypt, in + i * CIPHER_SECTOR, out + i * CIPHER_SECTOR,
 			    CIPHER_SECTOR))
 			return false;
@@ -237,16 +214,20 @@ static bool each_sector(const struct cipher *cipher, const struct contexts *cont
 static bool cbc_decrypt(const struct cipher *cipher, const struct contexts *contexts,
 			const uint8_t *in, uint8_t *out, size_t sectors, uint64_t sector)
 {
-	block before[BATCH * BLOCKS], vectors[BATCH];
+	struct vectors vectors;
+	struct blocks before;
 
-	if (!number(cipher, contexts, sector, sectors, vectors))
+	if (!number(cipher, contexts, sector, sectors, &vectors))
 		return false;
-	for (size_t i = 0; i < sectors * BLOCKS; i++)
-		before[i] = i % BLOCKS ? load(in + (i - 1) * BLOCK) : vectors[i / BLOCKS];
+	for (size_t i = 0; i < sectors; i++) {
+		size_t at = i * CIPHER_SECTOR;
+
+		memcpy(before.bytes + at, vectors.halves[i], BLOCK);
+		memcpy(before.bytes + at + BLOCK, in + at, CIPHER_SECTOR - BLOCK);
+	}
 	if (!update(contexts->decrypt, in, out, sectors * CIPHER_SECTOR))
 		return false;
-	for (size_t i = 0; i < sectors * BLOCKS; i++)
-		store(out + i * BLOCK, load(out + i * BLOCK) ^ before[i]);
+	cipher->way->apply(before.bytes, sectors * CIPHER_SECTOR, out);
 	return true;
 }
 
@@ -421,6 +402,7 @@ int cipher_new(const char *name, const char *mode, const uint8_t *key, size_t ke
 		return error_set(err, ENOMEM, "out of memory");
 	cipher->mode = choice.mode;
 	cipher->numbering = choice.numbering;
+	cipher->way = tweaks_way(0);
 	if (!model_make(&cipher->model, &choice, key, key_length)) {
 		cipher_free(cipher);
 		return error_set(err, ENOTSUP, "OpenSSL does not offer '%s-%s' here", name, mode);
