@@ -87,6 +87,10 @@ def test_content_of_device():
                 scribble(server, rng)
 
 
+# What a file system may take for its own map of a file that is cut into pieces.
+MAP_ROOM = 16 * KIB
+
+
 def test_room():
     """S84: `unmap' gives room back, `on' takes none for zeroes in a hole and gives none back."""
     for mode, frees in ((KEEP, False), (UNMAP, True)):
@@ -100,11 +104,11 @@ def test_room():
             before = server.blocks()
             check(not client.write(MIB, bytes(2 * MIB), FUA).error, "zeroes")
             after = server.blocks()
-            check(after <= before - 2 * MIB if frees else after >= before,
+            check(after <= before - 2 * MIB + MAP_ROOM if frees else after >= before,
                   f"{mode}: {before} bytes before, {after} after")
-            check(not client.write(0, bytes(4096), FUA).error, "a page of zeroes")
-            check((server.blocks() < after) == frees, f"{mode}: a page")
-            check(server.bytes(0, 8 * MIB) == bytes(4096) + content_of(MIB)[4096:]
+            check(not client.write(0, bytes(64 * KIB), FUA).error, "some pages of zeroes")
+            check((server.blocks() <= after - 64 * KIB + MAP_ROOM) == frees, f"{mode}: some pages")
+            check(server.bytes(0, 8 * MIB) == bytes(64 * KIB) + content_of(MIB)[64 * KIB:]
                   + bytes(2 * MIB) + content_of(4 * MIB)[3 * MIB:] + bytes(4 * MIB), "content")
 
 
