@@ -282,8 +282,14 @@ static void take_input(struct connection *connection, struct input *input)
 
 static void note_received(struct connection *connection, struct input *input, ssize_t got)
 {
-	if (got == 0 || (got < 0 && got != -EAGAIN && got != -EINTR))
+	const char *reason;
+
+	if (got == 0 || (got < 0 && got != -EAGAIN && got != -EINTR)) {
 		connection->disconnecting = true; /* the peer left; what it asked for is done */
+		reason = got < 0 ? transport_reason(&connection->transport) : NULL;
+		if (reason)
+			log_info("client %u: dropped: %s", connection->id, reason);
+	}
 	if (got <= 0)
 		return;
 	input->within = false;

@@ -152,6 +152,27 @@ def test_libnbd_tools():
                 refused("nbdinfo", uri.replace("nbds", "nbd"))
 
 
+def test_identities():
+    """QEMU and libnbd with several keys in a file: each user with its own key, and no other."""
+    keys = {"alice": "a1" * 32, "bob": "b0" * 16}
+    for name, lines in (("many", keys), ("swapped", {"alice": keys["bob"], "bob": keys["alice"]})):
+        os.makedirs(pki().path(name), exist_ok=True)
+        pki().write(name + "/keys.psk", "".join(f"{user}:{key}\n" for user, key in lines.items()))
+    with Server(*pki().psk(pki().path("many")), "-v", size=SIZE, tcp=True) as server:
+        for user in keys:
+            for folder, ask in (("many", run), ("swapped", refused)):
+                path = pki().path(folder)
+                ask("nbdinfo", "--size",
+                    f"nbds://{user}@localhost:{server.port}/?tls-psk-file={path}/keys.psk")
+                ask("qemu-img", "info", "--object",
+                    f"tls-creds-psk,id=tls,endpoint=client,dir={path},username={user},"
+                    f"priority=NORMAL:{ALL_PSK}", "--image-opts",
+                    "driver=raw,file.driver=nbd,file.server.type=inet,file.server.host=localhost,"
+                    f"file.server.port={server.port},file.tls-creds=tls")
+        for user in keys:
+            check(re.search(rf"TLSv1\.\d \S+, {user}$", server.stderr(), re.M), server.stderr())
+
+
 class StartTls:
     """A local port that does NBD's part of STARTTLS with the server, then passes bytes on: so that
     programs that know nothing of NBD can try their TLS."""
@@ -283,6 +304,7 @@ def test_openssl_client():
         for options in (["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"],
                         ["-tls1_2", "-cipher", "AES128-SHA"],
                         ["-tls1_2", "-cipher", "aNULL:@SECLEVEL=0"],
+                        ["-tls1_2", "-fallback_scsv"],  # says that it could do better
                         ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"]):
             said = s_client(door.port, *options, *client_files(), wait=0.3)
             check("Cipher is (NONE)" in said, f"{options}: {said}")

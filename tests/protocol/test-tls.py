@@ -454,7 +454,8 @@ def test_close_in_handshake():
 
 
 def test_truncated():
-    """S54: a stream that ends without close_notify, in a record or in a request, harms nobody."""
+    """S54: a stream that ends without close_notify, in a record of the handshake's options, harms
+    nobody."""
     with tls_server() as server:
         for cut in (1, 5, 20, 49):
             pieces = Pieces(server.greeted())
@@ -462,9 +463,87 @@ def test_truncated():
             pieces.tls.write(option_bytes(OPT_GO, info_data("")))
             pieces.client.send(pieces.outgoing.read()[:cut])
             pieces.client.close()
-        client = in_transmission(server)
-        client.send(struct.pack(">IHHQQI", 0x25609513, 0, 1, 1, 0, 65536) + bytes(30000))
-        client.close()
+        in_transmission(server).in_sync()
+
+
+def cut_off(client):
+    """Ends our half of the stream as somebody between us would, and sees the server leave."""
+    raw = socket.socket(fileno=os.dup(client.sock.fileno()))
+    raw.shutdown(socket.SHUT_WR)
+    raw.close()
+    data = b""
+    try:
+        while part := client.sock.recv(65536):
+            data += part
+    except (ssl.SSLError, ConnectionError):
+        pass
+    client.close()
+    return data
+
+
+def test_cut_in_transmission():
+    """S54 S72: the stream ends without close_notify inside a request, inside a payload and behind
+    a request: what was incomplete is not done, what was complete may be, and others go on."""
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        for tcp in (False, True):
+            with tls_server("-v", size=4 * MIB, tcp=tcp) as server:
+                other = in_transmission(server)
+
+                def fresh():
+                    return in_transmission(server, "simple", context=pki().context(version=version))
+
+                def request(command, offset, length):
+                    return struct.pack(">IHHQQI", 0x25609513, 0, command, 7, offset, length)
+
+                for length in (1, 4, 27):
+                    client = fresh()
+                    client.send(request(0, 0, 4096)[:length])
+                    check(cut_off(client) == b"", "an answer to a part of a request")
+                for length in (0, 1, 70000):
+                    client, before = fresh(), server.bytes()
+                    client.send(request(1, 4096, MIB) + b"x" * length)
+                    check(cut_off(client) == b"", "an answer to a part of a payload")
+                    after = server.bytes()
+                    check(after[:4096] == before[:4096] and after[4096 + length:] ==
+                          before[4096 + length:], "what never came was written")
+                client = fresh()
+                client.send(request(0, 5, 100000))
+                answer = cut_off(client)
+                check(answer in (b"", struct.pack(">IIQ", 0x67446698, 0, 7)
+                                 + server.bytes(5, 100000)[:len(answer) - 16]), "a wrong answer")
+                other.in_sync()
+                server.alive()
+
+
+def test_cut_record():
+    """S54: a stream that is cut inside a record of a request is no request; and a record that was
+    changed on its way ends the session, with its reason in the log."""
+    with tls_server("-v") as server:
+        for cut in (3, 30, -1):
+            client = in_transmission(server, "simple")
+            session = socket.socket(fileno=os.dup(client.sock.fileno()))
+            session.settimeout(60)
+            ours, theirs = socket.socketpair()
+            # What Python encrypts from now on goes through our hands.
+            os.dup2(theirs.fileno(), client.sock.fileno())
+            client.sock.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 1, 7, 0, 8) + b"changed!")
+            record = ours.recv(65536)
+            if cut < 0:
+                record = record[:-1] + bytes([record[-1] ^ 1])
+            session.sendall(record[:cut] if cut > 0 else record)
+            session.shutdown(socket.SHUT_WR)
+            answer = b""
+            try:
+                while part := session.recv(4096):
+                    answer += part
+            except ConnectionResetError:
+                pass
+            check(len(answer) < 64, f"{len(answer)} bytes are no alert")
+            for end in (session, ours, theirs):
+                end.close()
+            client.close()
+        check(server.bytes(0, 8) == content_of(8), "it was written")
+        check("bad record mac" in server.stderr(), server.stderr())
         in_transmission(server).in_sync()
 
 

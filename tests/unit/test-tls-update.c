@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
-/* TLS 1.3 when keys change in the middle: at the peer's wish, at ours, and at a hostile peer's. */
+/*
+ * Keys that change in the middle: in TLS 1.3 at the peer's wish, at ours, and at a hostile peer's;
+ * in TLS 1.2 that is a new handshake, which nobody gets.
+ */
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/err.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,13 +55,14 @@ static void watch(int sent, int version, int type, const void *bytes, size_t len
 		pair->updates++;
 }
 
-static SSL *make_peer(enum tls_side ours, int fd, struct pair *pair)
+static SSL *make_peer(enum tls_side ours, int version, int fd, struct pair *pair)
 {
 	SSL_CTX *context =
 		SSL_CTX_new(ours == TLS_SERVER ? TLS_client_method() : TLS_server_method());
 	SSL *ssl;
 
-	SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION);
+	SSL_CTX_set_min_proto_version(context, version);
+	SSL_CTX_set_max_proto_version(context, version);
 	SSL_CTX_set_num_tickets(context, 0);
 	SSL_CTX_set_psk_client_callback(context, give_key);
 	SSL_CTX_set_psk_server_callback(context, find_key);
@@ -92,7 +97,7 @@ static struct tls_creds *make_creds(enum tls_side side)
 	return creds;
 }
 
-static void pair_open(struct pair *pair, enum tls_side ours)
+static void pair_open(struct pair *pair, enum tls_side ours, int version)
 {
 	struct tls_creds *creds = make_creds(ours);
 	int ends[2], rc = -EAGAIN, done = 0;
@@ -100,7 +105,7 @@ static void pair_open(struct pair *pair, enum tls_side ours)
 	*pair = (struct pair){0};
 	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
 	transport_init_plain(&pair->ours, ends[0]);
-	pair->peer = make_peer(ours, ends[1], pair);
+	pair->peer = make_peer(ours, version, ends[1], pair);
 	ck_assert_int_eq(tls_start(&pair->ours, creds, NULL, &err), 0);
 	for (int i = 0; i < 20 && (rc || done != 1); i++) {
 		done = SSL_do_handshake(pair->peer);
@@ -110,7 +115,8 @@ static void pair_open(struct pair *pair, enum tls_side ours)
 	}
 	ck_assert_int_eq(rc, 0);
 	ck_assert_int_eq(done, 1);
-	ck_assert_str_eq(tls_version(&pair->ours), "TLSv1.3");
+	ck_assert_str_eq(tls_version(&pair->ours),
+			 version == TLS1_3_VERSION ? "TLSv1.3" : "TLSv1.2");
 	tls_creds_free(creds);
 }
 
@@ -162,7 +168,7 @@ START_TEST(test_of_the_peer)
 {
 	struct pair pair;
 
-	pair_open(&pair, _i ? TLS_SERVER : TLS_CLIENT);
+	pair_open(&pair, _i ? TLS_SERVER : TLS_CLIENT, TLS1_3_VERSION);
 	for (unsigned int round = 0; round < 10; round++) {
 		bool wants = round % 2;
 
@@ -183,7 +189,7 @@ START_TEST(test_of_our_own)
 	struct pair pair;
 
 	tls_records_per_key = 5;
-	pair_open(&pair, _i ? TLS_SERVER : TLS_CLIENT);
+	pair_open(&pair, _i ? TLS_SERVER : TLS_CLIENT, TLS1_3_VERSION);
 	for (unsigned int round = 0; round < 10; round++) {
 		us_to_peer(&pair, round);
 		peer_to_us(&pair, round + 100);
@@ -202,7 +208,7 @@ START_TEST(test_flood)
 	uint8_t byte;
 	int asked = 0;
 
-	pair_open(&pair, TLS_SERVER);
+	pair_open(&pair, TLS_SERVER, TLS1_3_VERSION);
 	for (; got == -EAGAIN && asked < 200000; asked++) {
 		ck_assert_int_eq(SSL_key_update(pair.peer, SSL_KEY_UPDATE_REQUESTED), 1);
 		ck_assert_int_eq(SSL_do_handshake(pair.peer), 1);
@@ -210,6 +216,33 @@ START_TEST(test_flood)
 	}
 	ck_assert_int_eq(got, -ECONNABORTED);
 	ck_assert_str_eq(transport_reason(&pair.ours), "the peer reads no answers");
+	pair_close(&pair);
+}
+END_TEST
+
+/* A peer of TLS 1.2 that wants to shake hands again gets a no, whichever side it is. */
+START_TEST(test_renegotiation)
+{
+	struct pair pair;
+	uint8_t byte;
+	int rc = 0;
+
+	pair_open(&pair, _i ? TLS_SERVER : TLS_CLIENT, TLS1_2_VERSION);
+	us_to_peer(&pair, 1);
+	peer_to_us(&pair, 2);
+	ck_assert_int_eq(SSL_renegotiate(pair.peer), 1);
+	for (int i = 0; i < 10; i++) {
+		rc = SSL_do_handshake(pair.peer);
+		if (rc == 1) /* a server has only asked for it */
+			rc = SSL_read(pair.peer, &byte, 1);
+		ck_assert_int_le(rc, 0);
+		if (SSL_get_error(pair.peer, rc) == SSL_ERROR_SSL)
+			break;
+		ck_assert_int_eq(transport_recv(&pair.ours, &byte, 1, MSG_DONTWAIT), -EAGAIN);
+	}
+	ck_assert_int_eq(SSL_get_error(pair.peer, rc), SSL_ERROR_SSL);
+	ck_assert_int_eq(ERR_GET_REASON(ERR_peek_error()), SSL_R_NO_RENEGOTIATION);
+	ERR_clear_error();
 	pair_close(&pair);
 }
 END_TEST
@@ -224,6 +257,7 @@ int main(void)
 	tcase_add_loop_test(tcase, test_of_the_peer, 0, 2);
 	tcase_add_loop_test(tcase, test_of_our_own, 0, 2);
 	tcase_add_test(tcase, test_flood);
+	tcase_add_loop_test(tcase, test_renegotiation, 0, 2);
 	suite_add_tcase(suite, tcase);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);
