@@ -7,7 +7,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -75,6 +77,22 @@ void transport_close(struct transport *transport, enum transport_close how)
 		return;
 	transport->ops->close(transport, how);
 	transport->fd = -1;
+}
+
+int transport_keep(const struct transport *transport)
+{
+	int fd = transport->fd, queued = 0;
+	ssize_t unread;
+	char byte;
+
+	if (fd < 0 || transport->is_unix)
+		return -1;
+	unread = recv(fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT);
+	/* Nothing can come any more, or nothing has and nothing is left to be taken. */
+	if (unread == 0 ||
+	    (unread < 0 && (errno != EAGAIN || ioctl(fd, SIOCOUTQ, &queued) || queued == 0)))
+		return -1;
+	return fcntl(fd, F_DUPFD_CLOEXEC, 0);
 }
 
 void transport_interrupt(struct transport *transport)

@@ -80,6 +80,10 @@ static inline const char *transport_reason(const struct transport *transport)
 /* Closing twice is allowed. */
 void transport_close(struct transport *transport, enum transport_close how);
 
+/* Another descriptor of the socket for who lets it linger, if closing it now could cost the peer
+ * what was sent to it (on TCP: the peer may send, and has not taken all); else -1. */
+int transport_keep(const struct transport *transport);
+
 /* Ends the stream from outside: whoever reads or writes it finds it closed. Any thread. */
 void transport_interrupt(struct transport *transport);
 

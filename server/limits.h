@@ -42,6 +42,8 @@ enum {
 	WORKER_THREADS_MAX = 16,
 	/* Clients in negotiation; the oldest goes when a new one comes. */
 	NEGOTIATING_MAX = 256,
+	/* Sockets that wait for their peers to take the last replies; the oldest goes first. */
+	LINGERING_MAX = 64,
 	/* Block status answers of one connection that are being made: half a MiB each. */
 	STATUS_JOBS_MAX = 8,
 	/* Extents of one block status answer. */
@@ -54,13 +56,20 @@ enum {
 #define OPEN_WAIT (60 * CLOCK_SECOND)
 /* A peer that stops in the middle of a request is dropped. */
 #define STALL_LIMIT (30 * CLOCK_SECOND)
-/* A peer that takes no replies is dropped; sooner when others wait for its thread. */
+/* A peer that takes no replies is dropped; sooner when others wait for its thread, or for the end
+ * of the server. */
 #define SEND_STALL_LIMIT        (120 * CLOCK_SECOND)
 #define SEND_STALL_LIMIT_WANTED (5 * CLOCK_SECOND)
+#define SEND_STALL_LIMIT_DRAIN  (3 * CLOCK_SECOND)
+/* What a client that has gone asked for before is done at once, as long as those who come after it
+ * have to wait no longer than this for it: nobody passes a limit by leaving. */
+#define GONE_DEBT (10 * CLOCK_SECOND)
 /* A connection without requests gives its thread back. */
 #define PARK_AFTER (50 * CLOCK_MILLISECOND)
 /* How long a connection may keep its thread when others wait for one. */
 #define SLICE (20 * CLOCK_MILLISECOND)
+/* A peer has so long to take its last replies, while it still sends. */
+#define LINGER_LIMIT (2 * CLOCK_SECOND)
 /* At shutdown, requests that were received are finished for this long. */
 #define DRAIN_LIMIT (10 * CLOCK_SECOND)
 /* An idle engine or worker thread ends. */

@@ -36,6 +36,20 @@ static bool poll_writable(const struct connection *connection, int milliseconds)
 	return poll(&item, 1, milliseconds) > 0;
 }
 
+/* For how long a peer may take nothing. */
+static uint64_t patience(struct connection *connection)
+{
+	bool draining;
+
+	pthread_mutex_lock(&connection->mail_lock);
+	draining = connection->draining;
+	pthread_mutex_unlock(&connection->mail_lock);
+	if (draining)
+		return SEND_STALL_LIMIT_DRAIN;
+	return engine_wanted(connection->thread->engine) ? SEND_STALL_LIMIT_WANTED
+							 : SEND_STALL_LIMIT;
+}
+
 /* Waits until the peer takes bytes again; false when it does not, for too long. */
 static bool wait_writable(struct connection *connection)
 {
@@ -46,8 +60,7 @@ static bool wait_writable(struct connection *connection)
 	if (ready)
 		return true;
 	engine_block_begin(engine);
-	while (!ready && waited < SEND_STALL_LIMIT &&
-	       !(waited >= SEND_STALL_LIMIT_WANTED && engine_wanted(engine))) {
+	while (!ready && waited < patience(connection)) {
 		ready = poll_writable(connection, (int)(CLOCK_SECOND / CLOCK_MILLISECOND));
 		waited = clock_now() - began;
 	}

@@ -12,6 +12,7 @@
 #include "buffer.h"
 #include "common/cleanup.h"
 #include "engine.h"
+#include "farewell.h"
 #include "server-internal.h"
 #include "server-state.h"
 #include "worker.h"
@@ -62,8 +63,9 @@ int server_open(struct server **out, const struct server_config *config, struct 
 		server->world.access = server->access =
 			access_new(&server->export_, server->wake_fd);
 	server->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	server->farewell = farewell_new();
 	server->scratch = malloc(NEGOTIATION_SCRATCH);
-	if (server->wake_fd < 0 || server->epoll_fd < 0 || !server->scratch ||
+	if (server->wake_fd < 0 || server->epoll_fd < 0 || !server->scratch || !server->farewell ||
 	    (server->export_.dynamic && !server->access)) {
 		server_close(server);
 		return error_set(err, ENOMEM, "out of memory or descriptors");
@@ -110,6 +112,7 @@ void server_close(struct server *server)
 
 	engine_free(server->engine);
 	worker_pool_free(server->workers);
+	farewell_free(server->farewell);
 	access_free(server->access);
 	export_close(&server->export_);
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)

@@ -36,8 +36,9 @@ struct server {
 	unsigned int negotiating_count;
 	unsigned int connections, clients; /* clients hold a slot */
 	bool had_client;
-	uint64_t drain_deadline; /* 0: not draining */
-	bool interrupted;        /* busy connections were cut off */
+	struct farewell *farewell; /* sockets that are done with */
+	uint64_t drain_deadline;   /* 0: not draining */
+	bool interrupted;          /* busy connections were cut off */
 	uint8_t *scratch;
 
 	pthread_mutex_t lock;

@@ -31,6 +31,7 @@
 #include "export.h"
 #include "image/loan.h"
 #include "limits.h"
+#include "farewell.h"
 #include "server-internal.h"
 #include "server-state.h"
 #include "worker.h"
@@ -153,7 +154,10 @@ static void end_connection(struct server *server, struct connection *connection,
 	enter_state(server, connection, CONNECTION_ENDED);
 	lender_end(connection->lender);
 	connection->lender = NULL;
-	transport_close(&connection->transport, how);
+	if (how == TRANSPORT_CLOSE_CLEAN)
+		farewell_close(server->farewell, &connection->transport);
+	else
+		transport_close(&connection->transport, how);
 	if (server->accept_after)
 		server->accept_after = 1; /* a descriptor is free again */
 	if (had_slot)
@@ -189,7 +193,7 @@ static void throttle(struct server *server, struct connection *connection)
 {
 	leave_state(server, connection);
 	enter_state(server, connection, CONNECTION_THROTTLED);
-	set_events(server, connection, EPOLLHUP);
+	set_events(server, connection, EPOLLRDHUP);
 }
 
 static void park(struct server *server, struct connection *connection)
@@ -366,11 +370,16 @@ static bool drop_oldest_negotiation(struct server *server)
 	return oldest;
 }
 
+static bool make_descriptor_free(struct server *server)
+{
+	return farewell_drop_oldest(server->farewell) || drop_oldest_negotiation(server);
+}
+
 /* No descriptors: make one free, or rest instead of spinning on a socket that stays readable. */
 static void accept_failed(struct server *server, int code)
 {
 	if (code == EMFILE || code == ENFILE || code == ENOBUFS || code == ENOMEM) {
-		if (code == EMFILE && drop_oldest_negotiation(server))
+		if (code == EMFILE && make_descriptor_free(server))
 			return;
 		log_warning("cannot accept clients for a while: %s", strerror(code));
 		watch_listeners(server, false);
@@ -519,6 +528,8 @@ static void handle_event(struct server *server, const struct epoll_event *event)
 		signal_received(server);
 	else if (event->data.ptr == &server->wake_fd)
 		take_back(server);
+	else if (event->data.ptr == server->farewell)
+		farewell_go_on(server->farewell);
 	else if (listener >= server->listeners && listener < server->listeners + LISTENERS_MAX)
 		accept_clients(server, *listener);
 	else
@@ -539,6 +550,7 @@ static uint64_t next_deadline(const struct server *server)
 	for (size_t i = 0; i < sizeof(firsts) / sizeof(firsts[0]); i++)
 		if (firsts[i])
 			deadline = min_of(deadline, firsts[i]->deadline);
+	deadline = min_of(deadline, farewell_deadline(server->farewell));
 	if (server->accept_after)
 		deadline = min_of(deadline, server->accept_after);
 	if (server->drain_deadline)
@@ -582,6 +594,8 @@ static void check_deadlines(struct server *server)
 	}
 	while ((connection = TAILQ_FIRST(&server->throttled)) && connection->resume_at <= now)
 		serve(server, connection);
+	if (farewell_deadline(server->farewell) <= now)
+		farewell_go_on(server->farewell);
 	if (server->accept_after && server->accept_after <= now) {
 		server->accept_after = 0;
 		watch_listeners(server, !server->drain_deadline);
@@ -611,7 +625,8 @@ static bool is_over(struct server *server)
 	if (nobody_left || (!server->listener_count && !server->connections) ||
 	    __atomic_load_n(&server->stop_asked, __ATOMIC_SEQ_CST))
 		begin_drain(server);
-	return server->drain_deadline && !server->clients;
+	return server->drain_deadline && !server->clients &&
+	       farewell_deadline(server->farewell) == CLOCK_NEVER;
 }
 
 static int prepare(struct server *server, struct error *err)
@@ -637,7 +652,8 @@ static int prepare(struct server *server, struct error *err)
 	if (!server->engine || !server->workers)
 		return error_set(err, ENOMEM, "out of memory");
 	if (watch(server, server->signal_fd, EPOLLIN, &server->signal_fd) ||
-	    watch(server, server->wake_fd, EPOLLIN, &server->wake_fd))
+	    watch(server, server->wake_fd, EPOLLIN, &server->wake_fd) ||
+	    watch(server, farewell_fd(server->farewell), EPOLLIN, server->farewell))
 		return error_set_errno(err, errno, "cannot watch descriptors");
 	watch_listeners(server, true);
 	return 0;

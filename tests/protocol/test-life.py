@@ -9,8 +9,8 @@ import subprocess
 import time
 
 from harness import MIB, Server, check, content_of, dropped, main, program, until
-from nbdraw import (ERR, ERR_SHUTDOWN, ESHUTDOWN, FUA, OPT_ABORT, OPT_LIST, READ, WRITE, Client,
-                    Dropped, Export, Violation)
+from nbdraw import (DISC, ERR, ERR_SHUTDOWN, ESHUTDOWN, FUA, OPT_ABORT, OPT_LIST, READ, WRITE,
+                    Client, Dropped, Export, Violation)
 
 ONE = ("-f", "raw")  # -e 1, ends with the last client
 MANY = ("-f", "raw", "-e", "0")
@@ -239,6 +239,36 @@ def test_drain_ends_the_busy():
         check(dropped(ask), "the client is served for a minute")
         check(time.monotonic() < started + 8, "it took until the limit")
         check_ended(server)
+
+
+def slow_reader(server):
+    """A client on TCP that takes little at a time, so that replies stand at the server."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+    sock.connect(("127.0.0.1", server.port))
+    client = Client(sock)
+    client.greet()
+    client.export_name()
+    return client
+
+
+def test_last_replies_arrive():
+    """S71 S72: bytes that the server does not read any more do not cost the peer the replies before
+    them: a socket that is closed with input unread resets the connection under those."""
+    for goodbye in ("DISC", "magic", "payload"):
+        with Server(tcp=True, size=4 * MIB) as server:
+            client = slow_reader(server)
+            reads = [client.request(READ, n * 256 * 1024, 256 * 1024) for n in range(16)]
+            if goodbye == "DISC":
+                client.request(DISC)
+            if goodbye == "payload":
+                client.send(client.prepare(WRITE, 0, 1 << 30)[1])
+            client.send(b"nonsense" * 20000)
+            for read in reads:
+                check(not client.wait(read).error, f"{goodbye}: {read}")
+            check(client.sock.recv(64) == b"", f"{goodbye}: bytes instead of the end")
+            client.close()
+            server.good()
 
 
 def test_options_during_shutdown():
