@@ -156,6 +156,10 @@ bool request_has_budget(struct connection *connection, const struct nbd_request 
 	/* At the end of the server or the client it is paid for, but does not wait. */
 	if (connection->resume_at > now && !connection->last_call && !connection->hasty)
 		return false;
+	if (connection->hasty && connection->resume_at > now + GONE_DEBT) {
+		reply_kill(connection, "left before its requests could begin");
+		return false;
+	}
 	if (connection->resume_at > connection->throttled_at)
 		statistics_throttled(&connection->statistics, now - connection->throttled_at);
 	connection->resume_at = 0;
