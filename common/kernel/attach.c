@@ -101,11 +101,15 @@ static int connect_patiently(const struct device_interface *interface,
 	return rc == -EBUSY && request->index >= 0 ? busy_explain(request->index, err) : rc;
 }
 
-/* Gives the device back; the first error is the one to tell. */
+/* Gives the device back; the first error is the one to tell. The signal that perhaps brought us
+ * here must not cut short the wait for the partitions' nodes to go; a second one may. */
 static void undo(const struct device_interface *interface, int index)
 {
+	int signal = termination_take();
+
 	if (!interface->disconnect(index, NULL))
 		gone_wait(index, clock_now() + UNDO_SECONDS * CLOCK_SECOND, NULL);
+	termination_return(signal);
 }
 
 static int make_usable(const struct device_attach *attach, int index, struct error *err)

@@ -12,7 +12,9 @@
 #include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
@@ -20,6 +22,7 @@
 #include "common/size.h"
 #include "helper.h"
 #include "holders.h"
+#include "interface.h"
 #include "ready.h"
 
 enum {
@@ -28,11 +31,22 @@ enum {
 	FORCED_SECONDS = 2,
 };
 #define OPENERS_STEP (50 * CLOCK_MILLISECOND)
+/* For OPENERS_SECONDS, too. */
+enum { LOCK_TRIES = 60 };
 
-/* In the helper: the claim ends with it. */
+/* In the helper: the claim ends with it. The lock keeps udev from probing the device (it opens,
+ * finds the lock and leaves), which else could have it open whenever somebody looks. Who has
+ * locked it is seen as an opener. */
 static int claim_work(const void *path)
 {
-	return open(path, O_RDONLY | O_EXCL | O_CLOEXEC) < 0 ? -errno : 0;
+	const struct timespec pause = {.tv_nsec = OPENERS_STEP};
+	int node = open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
+
+	if (node < 0)
+		return -errno;
+	for (int tries = 0; tries < LOCK_TRIES && flock(node, LOCK_EX | LOCK_NB); tries++)
+		nanosleep(&pause, NULL);
+	return 0;
 }
 
 static int flush_work(const void *path)
@@ -143,6 +157,12 @@ static int flush(const char *path, uint64_t deadline, struct error *err)
 				 path);
 	if (rc == -EINTR)
 		return error_set(err, EINTR, "interrupted");
+	if (rc == -EPERM || rc == -EACCES) {
+		char what[64];
+
+		snprintf(what, sizeof(what), "cannot flush %s", path);
+		return interface_error(err, -rc, what, "");
+	}
 	return error_set_errno(err, -rc,
 			       "cannot flush %s (--force detaches it and loses what is not "
 			       "written)",
@@ -169,6 +189,8 @@ static int await_gone(int index, const char *path, bool force, uint64_t deadline
 {
 	int rc = gone_wait(index, deadline, err);
 
+	if (!rc)
+		udev_settle(deadline);
 	if (rc == -EINTR)
 		return error_set(err, EINTR, "interrupted while waiting for %s to vanish", path);
 	if (rc != -ETIMEDOUT)

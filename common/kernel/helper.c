@@ -15,13 +15,39 @@
 
 enum { POLL_STEP_MS = 50, REAP_SECONDS = 3 };
 
+static const int terminations[] = {SIGINT, SIGTERM, SIGHUP};
+enum { TERMINATIONS = sizeof(terminations) / sizeof(terminations[0]) };
+
 bool termination_pending(void)
 {
 	sigset_t pending;
 
 	sigpending(&pending);
-	return sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) ||
-	       sigismember(&pending, SIGHUP);
+	for (size_t i = 0; i < TERMINATIONS; i++)
+		if (sigismember(&pending, terminations[i]))
+			return true;
+	return false;
+}
+
+int termination_take(void)
+{
+	struct timespec now = {0};
+	sigset_t wanted;
+	int signal = 0;
+
+	sigemptyset(&wanted);
+	for (size_t i = 0; i < TERMINATIONS; i++)
+		sigaddset(&wanted, terminations[i]);
+	/* Only those that are pending, thus blocked: others have their way with the program. */
+	if (termination_pending())
+		signal = sigtimedwait(&wanted, NULL, &now);
+	return signal > 0 ? signal : 0;
+}
+
+void termination_return(int signal)
+{
+	if (signal)
+		kill(getpid(), signal);
 }
 
 int interruptible_sleep(uint64_t nanoseconds)

@@ -42,5 +42,9 @@ void child_isolate(const int *keep, size_t count);
 bool termination_pending(void);
 /* Sleeps for nanoseconds; -EINTR when a termination is pending. */
 int interruptible_sleep(uint64_t nanoseconds);
+/* Takes a pending termination away, so that what follows is not interrupted by it but only by
+ * another one; the signal, or 0. It is to be given back to termination_return(). */
+int termination_take(void);
+void termination_return(int signal);
 
 #endif

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -24,8 +25,9 @@
 #include "helper.h"
 #include "sysfs.h"
 
-#define POLL_FIRST (2 * CLOCK_MILLISECOND)
-#define POLL_LAST  (100 * CLOCK_MILLISECOND)
+#define POLL_FIRST  (2 * CLOCK_MILLISECOND)
+#define POLL_LAST   (100 * CLOCK_MILLISECOND)
+#define SETTLE_STEP (5 * CLOCK_MILLISECOND)
 
 enum { SETTLE_SECONDS_MAX = 20 };
 
@@ -174,8 +176,20 @@ int gone_wait(int index, uint64_t deadline, struct error *err)
 		if (rc == -EAGAIN || rc == 0)
 			rc = partitions_gone(index) ? 0 : pause_step(&step, deadline);
 	}
-	udev_settle(deadline);
 	return rc;
+}
+
+/* udevadm has its time limit; only a termination ends the wait earlier. */
+static void await_settle(pid_t pid)
+{
+	int rc;
+
+	while ((rc = waitpid(pid, NULL, WNOHANG)) == 0 && !interruptible_sleep(SETTLE_STEP))
+		;
+	if (rc)
+		return;
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
 }
 
 void udev_settle(uint64_t deadline)
@@ -200,6 +214,6 @@ void udev_settle(uint64_t deadline)
 	for (size_t i = 0; rc == ENOENT && i < sizeof(paths) / sizeof(paths[0]); i++)
 		rc = posix_spawn(&pid, paths[i], &actions, NULL, argv, environment);
 	posix_spawn_file_actions_destroy(&actions);
-	while (!rc && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-		;
+	if (!rc)
+		await_settle(pid);
 }

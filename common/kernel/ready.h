@@ -13,7 +13,7 @@
 /* Size right, partitions scanned, all nodes there, udev settled. */
 int ready_wait(int index, uint64_t size, uint64_t deadline, struct error *err);
 
-/* `pid` gone, size 0, stale partitions gone, udev settled. -ETIMEDOUT without a sentence when
+/* `pid` gone, size 0, stale partitions gone. -ETIMEDOUT without a sentence when
  * the driver does not let go. */
 int gone_wait(int index, uint64_t deadline, struct error *err);
 
