@@ -50,6 +50,20 @@ static int plan_fault(int rc, const struct session *session, struct error *err)
 	return rc == -EROFS || rc == -ENOTSUP ? COMMAND_REFUSED : COMMAND_FAILED;
 }
 
+/* The device remembers its server for longer than anybody our working directory. */
+static int make_absolute(char **path)
+{
+	char *whole = *path && **path != '/' ? realpath(*path, NULL) : NULL;
+
+	if (!*path || **path == '/')
+		return 0;
+	if (!whole)
+		return -ENOMEM;
+	free(*path);
+	*path = whole;
+	return 0;
+}
+
 static int open_first(struct attach_links *links, const char *uri, const struct attach_wish *wish,
 		      struct attach_plan *plan, struct nbd_export_info *first, struct error *err)
 {
@@ -62,7 +76,8 @@ static int open_first(struct attach_links *links, const char *uri, const struct 
 	rc = attach_plan_make(wish, first, plan, err);
 	if (rc)
 		return plan_fault(rc, session, err);
-	links->uri = nbd_uri_format(&session->uri);
+	if (!make_absolute(&session->uri.socket))
+		links->uri = nbd_uri_format(&session->uri);
 	if (links->uri)
 		return COMMAND_OK;
 	error_set_errno(err, ENOMEM, "cannot keep the URI");

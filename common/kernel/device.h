@@ -63,7 +63,7 @@ struct device_request {
 	uint32_t timeout;      /* T, seconds, above 0 */
 	uint32_t dead_timeout; /* D, seconds; netlink only */
 	uint32_t client_flags; /* DEVICE_CLIENT_*; netlink only */
-	const char *backend;   /* identifier or NULL; netlink only */
+	const char *backend;   /* identifier or NULL */
 };
 
 struct device_interface {

@@ -3,8 +3,9 @@
  * The driver by its ioctls, for kernels and namespaces without the netlink family. A process has
  * to sit in NBD_DO_IT while the device is attached: it is forked here, is a session of its own,
  * ignores polite signals (killing it tears the device from under a mounted file system) and ends
- * with the connection. The fork is taken from a perhaps multi-threaded program, so the resident
- * makes system calls only. Any thread.
+ * with the connection. What netlink would tell the kernel (backend) is kept in the name of a
+ * memory file of that process, where sysfs_state() finds it. The fork is taken from a perhaps
+ * multi-threaded program, so the resident makes system calls only. Any thread.
  */
 #include "interface.h"
 
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -105,6 +107,9 @@ resident_main(const char *path, int report, const struct device_request *request
 	child_isolate(keep, request->socket_count + 1);
 	if (chdir("/"))
 		_exit(1);
+	/* The kernel keeps no backend identifier of such a device: the name of a file says it. */
+	if (request->backend)
+		memfd_create(request->backend, MFD_CLOEXEC);
 	node = open(path, O_RDWR | O_CLOEXEC);
 	if (node < 0) {
 		say(report, 0, errno);

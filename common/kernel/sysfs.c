@@ -150,6 +150,31 @@ static unsigned int count_entries(const char *root, const char *disk, const char
 	return count;
 }
 
+/* The backend identifier of a device attached by ioctl, from the process that keeps it; only
+ * who may look into that process learns it. */
+static void read_resident(const char *root, struct device_state *state)
+{
+	static const char begin[] = "/memfd:", end[] = " (deleted)";
+	char path[PATH_MAX], target[sizeof(begin) + sizeof(state->backend) + sizeof(end)];
+	AUTO_DIR DIR *directory = NULL;
+	struct dirent *entry;
+	ssize_t length;
+
+	snprintf(path, sizeof(path), "%s/proc/%d/fd", root, state->pid);
+	directory = opendir(path);
+	while (directory && (entry = readdir(directory))) {
+		length = readlinkat(dirfd(directory), entry->d_name, target, sizeof(target) - 1);
+		target[max_of(length, (ssize_t)0)] = '\0';
+		if (strncmp(target, begin, strlen(begin)) ||
+		    (size_t)length < strlen(begin) + strlen(end))
+			continue;
+		snprintf(state->backend, sizeof(state->backend), "%.*s",
+			 (int)((size_t)length - strlen(begin) - strlen(end)),
+			 target + strlen(begin));
+		return;
+	}
+}
+
 static void fill_attached(const char *root, const char *disk, struct device_state *state)
 {
 	uint64_t number;
@@ -158,6 +183,8 @@ static void fill_attached(const char *root, const char *disk, struct device_stat
 	state->pid = read_number(root, disk, "pid", &number) ? 0 : (int)number;
 	state->netlink =
 		read_text(root, disk, "backend", state->backend, sizeof(state->backend)) >= 0;
+	if (!state->netlink)
+		read_resident(root, state);
 	state->queues = count_entries(root, disk, "mq");
 }
 

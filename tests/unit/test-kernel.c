@@ -210,6 +210,27 @@ START_TEST(test_state)
 }
 END_TEST
 
+START_TEST(test_state_by_ioctl)
+{
+	struct device_state state;
+	char path[PATH_MAX];
+
+	put("sys/block/nbd3/size", "2048\n");
+	put("sys/block/nbd3/pid", "77\n");
+	put("proc/77/fd/README", "x");
+	snprintf(path, sizeof(path), "%s/proc/77/fd/4", root);
+	ck_assert_int_eq(symlink("/memfd:", path), 0);
+	ck_assert_int_eq(sysfs_state(root, 3, &state, &err), 0);
+	ck_assert(state.attached && !state.netlink);
+	ck_assert_str_eq(state.backend, "");
+	snprintf(path, sizeof(path), "%s/proc/77/fd/5", root);
+	ck_assert_int_eq(symlink("/memfd:v1;disk;nbd://server/x;n=1 (deleted)", path), 0);
+	ck_assert_int_eq(sysfs_state(root, 3, &state, &err), 0);
+	ck_assert(state.attached && !state.netlink);
+	ck_assert_str_eq(state.backend, "v1;disk;nbd://server/x;n=1");
+}
+END_TEST
+
 START_TEST(test_disks)
 {
 	AUTO_FREE int *indexes = NULL;
@@ -377,6 +398,7 @@ int main(void)
 	tcase_add_test(tests, test_backend);
 	tcase_add_test(tests, test_foreign_backend);
 	tcase_add_test(tests, test_state);
+	tcase_add_test(tests, test_state_by_ioctl);
 	tcase_add_test(tests, test_disks);
 	tcase_add_test(tests, test_members);
 	tcase_add_test(tests, test_mount_line);
