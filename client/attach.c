@@ -236,12 +236,16 @@ static int attach_device(struct job *job, struct error *err)
 		.max_payload = job->plan.max_payload,
 		.no_wait = job->options.no_wait,
 	};
+	struct device_state state;
 	int rc;
 
 	device_backend_build(backend, job->options.name, job->links.uri,
 			     (unsigned int)job->links.count);
 	rc = device_attach(job->interface, &attach, &job->index, err);
-	if (rc == -EINVAL && job->plan.block_size > sysconf(_SC_PAGESIZE))
+	if (rc == -EINVAL && attach.request.index >= 0 &&
+	    !device_state_read(attach.request.index, &state, NULL) && !state.exists)
+		error_hint(err, " (it does not exist; is the number too high?)");
+	else if (rc == -EINVAL && job->plan.block_size > sysconf(_SC_PAGESIZE))
 		error_hint(err,
 			   " (few kernels have devices with blocks of %u bytes, more than a "
 			   "page)",

@@ -414,6 +414,19 @@ static int refuse_old_form(struct error *err)
 			 forms);
 }
 
+/* "nbd+unix:/PATH" and its kind: the two slashes were forgotten. */
+static bool lacks_slashes(const char *text)
+{
+	for (size_t i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++) {
+		size_t length = strlen(schemes[i].name);
+
+		if (strncasecmp(text, schemes[i].name, length) == 0 && text[length] == ':' &&
+		    !isdigit((unsigned char)text[length + 1]))
+			return true;
+	}
+	return false;
+}
+
 static int parse_plain(const char *text, struct nbd_uri *uri, struct error *err)
 {
 	uri->export_ = strdup("");
@@ -427,6 +440,9 @@ static int parse_plain(const char *text, struct nbd_uri *uri, struct error *err)
 	uri->kind = NBD_URI_TCP;
 	if (strncasecmp(text, "nbd:", 4) == 0 && !isdigit((unsigned char)text[4]))
 		return refuse_old_form(err);
+	if (lacks_slashes(text))
+		return error_set(err, EINVAL, "'%.200s' lacks the // of a URI; write %s", text,
+				 forms);
 	if (strchr(text, '/'))
 		return error_set(err, EINVAL,
 				 "'%.200s' is neither host:port nor the path of a socket; write "

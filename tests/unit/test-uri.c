@@ -61,6 +61,8 @@ static const struct {
 	{"nbd+unix:///tmp/sock", "nbd+unix:///?socket=/tmp/sock"},
 	{"nbds+unix:///tmp/sock", "nbds+unix:///?socket=/tmp/sock"},
 	{"nbd+unix:///?socket=", "lacks the path"},
+	{"nbd+unix:/run/x.sock", "lacks the // of a URI; write nbd://"},
+	{"nbds:server", "lacks the // of a URI"},
 	{"nbd+unix://host/x?socket=/a", "three slashes"},
 	{"nbd://host/x?socket=/a", "nbd+unix:///EXPORT?socket=PATH"},
 	{"nbd+unix:///?socket=/a&socket=/b", "twice"},
