@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Connects. The socket is non-blocking only while connect(2) runs. Names are resolved by the
- * system (getaddrinfo has no deadline of its own; the deadline bounds what follows it).
+ * Connects. The socket is non-blocking only while connect(2) runs.
  */
 #include "dial.h"
 
@@ -21,6 +20,7 @@
 
 #include "cleanup.h"
 #include "clock.h"
+#include "resolve.h"
 #include "size.h"
 
 /* One dead address must not eat the time of the next. */
@@ -137,6 +137,12 @@ static int name_fault(const char *host, int code, int system_code, struct error 
 {
 	struct stat status;
 
+	if (code == -ETIMEDOUT) {
+		error_set(err, ETIMEDOUT, "cannot find the address of '%s': no answer in time",
+			  host);
+		error_hint(err, "; do the name servers work?");
+		return -ETIMEDOUT;
+	}
 	error_set(err, EHOSTUNREACH, "cannot find the address of '%s': %s", host,
 		  code == EAI_SYSTEM ? strerror(system_code) : gai_strerror(code));
 	if (stat(host, &status) == 0 && S_ISSOCK(status.st_mode))
@@ -148,13 +154,12 @@ static int name_fault(const char *host, int code, int system_code, struct error 
 
 int dial_tcp(const char *host, const char *port, uint64_t deadline, int *fd, struct error *err)
 {
-	struct addrinfo wanted = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
-	struct addrinfo *addresses = NULL;
-	int rc = getaddrinfo(host, port, &wanted, &addresses);
+	struct addrinfo *addresses;
+	int system_code, rc = resolve_tcp(host, port, deadline, &addresses, &system_code);
 
 	*fd = -1;
 	if (rc)
-		return name_fault(host, rc, errno, err);
+		return name_fault(host, rc, system_code, err);
 	rc = -EHOSTUNREACH;
 	for (const struct addrinfo *at = addresses; at; at = at->ai_next) {
 		uint64_t now = clock_now();

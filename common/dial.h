@@ -14,7 +14,8 @@
 
 /*
  * deadline as in clock.h. 0 with *fd set, or -errno with a sentence that names the address and
- * the way out, and *fd -1. A name that does not resolve is -EHOSTUNREACH.
+ * the way out, and *fd -1. A name that does not resolve is -EHOSTUNREACH, or -ETIMEDOUT; then a
+ * thread may go on waiting for the name server until the program ends.
  */
 int dial_tcp(const char *host, const char *port, uint64_t deadline, int *fd, struct error *err);
 int dial_unix(const char *path, uint64_t deadline, int *fd, struct error *err);
