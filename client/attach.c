@@ -21,6 +21,7 @@
 #include "common/log.h"
 #include "common/printable.h"
 #include "common/size.h"
+#include "common/uri.h"
 #include "device-fault.h"
 #include "nbdtab.h"
 
@@ -67,7 +68,7 @@ static const struct option_row rows[] = {
 	 "use the ioctls: a process stays while the device is attached"},
 	{"no-wait", 0, NULL, OPTION_FLAG, FIELD(no_wait),
 	 "return as soon as the kernel has it, before partitions are there"},
-	{"json", 0, NULL, OPTION_FLAG, FIELD(json), "print the result as JSON"},
+	{"json", 'j', NULL, OPTION_FLAG, FIELD(json), "print the result as JSON"},
 	{0},
 };
 
@@ -327,6 +328,16 @@ static void print_result(const struct job *job)
 	putchar('\n');
 }
 
+/* What is wrong with the command line is said before what this machine lacks. */
+static int check_uri(const char *text, struct error *err)
+{
+	struct nbd_uri uri = NBD_URI_INIT;
+	int rc = nbd_uri_parse(text, &uri, err);
+
+	nbd_uri_clear(&uri);
+	return rc == -EINVAL ? COMMAND_USAGE : rc ? COMMAND_FAILED : COMMAND_OK;
+}
+
 static int attach(struct job *job, struct error *err)
 {
 	int status, rc;
@@ -362,6 +373,8 @@ static int run(int argc, char **argv, struct error *err)
 	status = find_entry(&job, operands.text[0], &entry, err);
 	if (status == COMMAND_OK)
 		status = check_options(&job, err);
+	if (status == COMMAND_OK)
+		status = check_uri(job.uri, err);
 	if (status == COMMAND_OK)
 		status = attach(&job, err);
 	if (status == COMMAND_UNREACHABLE && job.guessed)

@@ -31,7 +31,7 @@ static const struct option_row rows[] = {
 	{"netlink", 0, NULL, OPTION_FLAG, FIELD(netlink),
 	 "use the netlink interface, and fail where there is none"},
 	{"ioctl", 0, NULL, OPTION_FLAG, FIELD(ioctl), "use the ioctls"},
-	{"json", 0, NULL, OPTION_FLAG, FIELD(json), "print the result as JSON"},
+	{"json", 'j', NULL, OPTION_FLAG, FIELD(json), "print the result as JSON"},
 	{0},
 };
 

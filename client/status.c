@@ -23,7 +23,7 @@ struct status_options {
 };
 
 static const struct option_row rows[] = {
-	{"json", 0, NULL, OPTION_FLAG, offsetof(struct status_options, json),
+	{"json", 'j', NULL, OPTION_FLAG, offsetof(struct status_options, json),
 	 "print the table as JSON"},
 	{0},
 };
