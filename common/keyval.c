@@ -5,6 +5,7 @@
 #include "keyval.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -240,6 +241,21 @@ static const char *nearest(const char *key, const char *const *known, size_t cou
 	return found;
 }
 
+enum { SHORT_LIST = 6 };
+
+/* A short list of what there is helps where no word is near. */
+static int say_known(const char *key, const char *const *known, size_t count, struct error *err)
+{
+	char list[200] = "";
+
+	error_set(err, EINVAL, "Invalid parameter '%.200s'", key);
+	for (size_t i = 0; i < count && count <= SHORT_LIST; i++)
+		snprintf(list + strlen(list), sizeof(list) - strlen(list), "%s%s",
+			 i ? ", " : "; there are ", known[i]);
+	error_hint(err, "%s", list);
+	return -EINVAL;
+}
+
 /* file.driver.x: what follows the last dot is compared first, then the whole. */
 static int say_unknown(const char *key, const char *const *known, size_t count, struct error *err)
 {
@@ -250,7 +266,7 @@ static int say_unknown(const char *key, const char *const *known, size_t count, 
 	int parent = whole ? 0 : (int)(last - key);
 
 	if (!whole && !meant)
-		return error_set(err, EINVAL, "Invalid parameter '%.200s'", key);
+		return say_known(key, known, count, err);
 	return error_set(err, EINVAL, "Invalid parameter '%.200s'; did you mean '%.*s%s'?", key,
 			 min_of(parent, 200), key, whole ? whole : meant);
 }

@@ -131,6 +131,8 @@ static int create(struct object *object, const struct object_set *earlier, struc
 		keys++;
 	if (!rc)
 		rc = keyval_check_taken(&object->properties, type->keys, keys, err);
+	if (rc && object->option)
+		return error_wrap(err, "%s", object->option);
 	return rc ? error_wrap(err, "object '%s' (%s)", object->id, type->name) : 0;
 }
 

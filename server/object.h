@@ -29,6 +29,7 @@ struct object_type {
 
 struct object {
 	const struct object_type *type;
+	const char *option; /* which made it, for messages; NULL: --object */
 	const char *id;
 	void *state; /* the type's own; NULL until created */
 	struct keyval properties;

@@ -135,7 +135,11 @@ static int set_cache(struct options *options, const char *value, struct error *e
 			options->server.export_.cache = modes[i].mode;
 			return 0;
 		}
-	return error_set(err, EINVAL, "Invalid cache mode `%s'", value);
+	return error_set(
+		err, EINVAL,
+		"Invalid cache mode `%s'; it is none, writeback, writethrough, directsync or "
+		"unsafe",
+		value);
 }
 
 static int set_bitmap(struct options *options, const char *value, struct error *err)
@@ -175,7 +179,7 @@ static int set_discard(struct options *options, const char *value, struct error 
 			options->server.export_.discard = modes[i].mode;
 			return 0;
 		}
-	return error_set(err, EINVAL, "Invalid discard mode `%s'", value);
+	return error_set(err, EINVAL, "Invalid discard mode `%s'; it is ignore or unmap", value);
 }
 
 static int set_detect_zeroes(struct options *options, const char *value, struct error *err)
@@ -192,7 +196,9 @@ static int set_detect_zeroes(struct options *options, const char *value, struct 
 			return 0;
 		}
 	return error_set(err, EINVAL,
-			 "Failed to parse detect_zeroes mode: invalid parameter value: %s", value);
+			 "Failed to parse detect_zeroes mode: invalid parameter value: %s; it is "
+			 "off, on or unmap",
+			 value);
 }
 
 static int set_nocache(struct options *options, const char *value, struct error *err)
@@ -210,7 +216,10 @@ static int set_aio(struct options *options, const char *value, struct error *err
 	for (int i = 0; i < 3; i++)
 		if (!strcmp(names[i], value))
 			options->aio = NODE_AIO_THREADS + i;
-	return options->aio ? 0 : error_set(err, EINVAL, "Invalid aio mode '%s'", value);
+	if (options->aio)
+		return 0;
+	return error_set(err, EINVAL, "Invalid aio mode '%s'; it is threads, native or io_uring",
+			 value);
 }
 
 static int set_control(struct options *options, const char *value, struct error *err)
@@ -234,7 +243,7 @@ static int set_trace(struct options *options, const char *value, struct error *e
 		options->mode = OPTIONS_TRACE_HELP;
 		return 0;
 	}
-	return trace_setup_add(&options->trace, value, err);
+	return trace_setup_add(&options->trace, value, err) ? error_wrap(err, "--trace") : 0;
 }
 
 /* A group that nobody else refers to. */
@@ -243,6 +252,9 @@ static int set_limit(struct options *options, const char *value, struct error *e
 	AUTO_FREE char *text = NULL;
 	int rc;
 
+	if (!*value)
+		return error_set(err, EINVAL,
+				 "--limit wants limits, as in --limit=bps=20M,iops=500");
 	if (options->server.export_.throttle_group)
 		return error_set(err, EINVAL, "--limit can only be specified once");
 	if (asprintf(&text, "throttle-group,id=" OBJECT_THROTTLE_OWN ",%s", value) < 0) {
@@ -251,7 +263,10 @@ static int set_limit(struct options *options, const char *value, struct error *e
 	}
 	options->server.export_.throttle_group = OBJECT_THROTTLE_OWN;
 	rc = object_set_add(&options->objects, text, err);
-	return rc ? error_wrap(err, "--limit") : 0;
+	if (rc)
+		return error_wrap(err, "--limit");
+	options->objects.items[options->objects.count - 1].option = "--limit";
+	return 0;
 }
 
 static int set_help(struct options *options, const char *value, struct error *err)

@@ -109,7 +109,7 @@ static int choose_driver(struct image *image, struct error *err)
 		return error_set(err, ENOTSUP,
 				 "the image format '%s' is not available in this version%s", format,
 				 image->probed ? "; use -f raw to serve the file's own bytes" : "");
-	return error_set(err, EINVAL, "Unknown driver '%s'", format);
+	return error_set(err, EINVAL, "Unknown driver '%s'; there are raw, qcow2 and luks", format);
 }
 
 /* Locks held by others, missing files and I/O errors are not. */

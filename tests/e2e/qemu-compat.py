@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -134,22 +135,31 @@ FAILURES = [
     ("-x " + "n" * 4097 + " raw", "names", r"export name 'n{200}\.\.\.' too long"),
     ("-D " + "d" * 4097 + " raw", "names", r"export description 'd{200}\.\.\.' too long"),
     ("--handshake-limit x raw", "newer", "Invalid handshake limit 'x'"),
-    ("--cache=fast raw",), ("-n --cache=none raw",), ("--cache=none -n raw",), ("-n -n raw",),
+    ("--cache=fast raw", "hints", "Invalid cache mode `fast'; it is none"),
+    ("-n --cache=none raw",), ("--cache=none -n raw",), ("-n -n raw",),
     ("--cache=none --cache=none raw",),
-    ("--aio=fast raw",), ("--aio=threads --aio=threads raw",), ("--aio=native -f raw raw",),
+    ("--aio=fast raw", "hints", "Invalid aio mode 'fast'; it is threads"),
+    ("--aio=threads --aio=threads raw",), ("--aio=native -f raw raw",),
     ("--aio=native --cache=writeback -f raw raw",), ("--aio=native --cache=unsafe raw -f raw",),
-    ("--discard=x raw",), ("--discard=on --discard=on raw",), ("--detect-zeroes=x raw",),
+    ("--discard=x raw", "hints", "Invalid discard mode `x'; it is ignore"),
+    ("--discard=on --discard=on raw",),
+    ("--detect-zeroes=x raw", "hints", "invalid parameter value: x; it is off"),
     ("--detect-zeroes=unmap raw -f raw",), ("--detect-zeroes=unmap --discard=ignore raw -f raw",),
     ("--image-opts -f raw driver=raw",), ("--image-opts foo=bar",),
     ("--image-opts driver=raw,file.driver=file,file.filename=none",),
     ("--image-opts driver=x,file.filename=raw",),
-    ("-f xx raw",), ("none",), ("-f raw none",), ("-f qcow2 raw",), ("@",), ("-r none",),
-    ("-l none qcow2",), ("-l none -f raw raw",), ("-l snapshot.foo=1 qcow2", "hints", "Invalid parameter .{1,2}snapshot.foo"),
-    ("-l snapshot.name=none qcow2",), ("-f qcow2 -l snapshot.id=77 qcow2",),
-    ("-L raw",), ("-L -x a",), ("-L -D a",), ("-L -o 1",), ("-L -o 0 -k @/nobody", "list", "No such file or directory"),
+    ("-f xx raw", "hints", "Unknown driver 'xx'; there are"), ("none",), ("-f raw none",),
+    ("-f qcow2 raw",), ("@",), ("-r none",),
+    ("-l none qcow2", "hints", "Can't find snapshot 'none'"), ("-l none -f raw raw",),
+    ("-l snapshot.foo=1 qcow2", "hints", "Invalid parameter .{1,2}snapshot.foo"),
+    ("-l snapshot.name=none qcow2", "hints", "Can't find snapshot 'snapshot.name=none'"),
+    ("-f qcow2 -l snapshot.id=77 qcow2", "hints", "Can't find snapshot"),
+    ("-L raw",), ("-L -x a",), ("-L -D a",), ("-L -o 1",),
+    ("-L -o 0 -k @/nobody", "list", "No such file or directory"),
     ("-L -c /dev/nbd0",), ("-L -d",),
     ("-L -f raw",), ("-L -l 1",), ("-L -B a",), ("-L -A",), ("-L --cache=none",), ("-L -n",),
-    ("-L --aio=threads",), ("-L --discard=on",), ("-L --detect-zeroes=on -k @/nobody", "list", "No such file"),
+    ("-L --aio=threads",), ("-L --discard=on",),
+    ("-L --detect-zeroes=on -k @/nobody", "list", "No such file"),
     ("-L --fork",),
     ("-L -k @/nobody", "list", "No such file or directory"),
     ("-L -r -s -t -e 3 -k relative",),
@@ -157,11 +167,59 @@ FAILURES = [
     ("--tls-authz=x raw",), ("--tls-hostname=x raw",), ("--tls-creds=x raw -f raw",),
     ("--tls-creds=x -c /dev/nbd0 raw",), ("--object secret,id=x,data=a --tls-creds=x raw -f raw",),
     ("--tls-hostname=x -L",), ("--tls-hostname=x --tls-creds=y raw",),
-    ("--tls-authz=x --tls-creds=y -L",), ("--object nonsense,id=x raw", "hints", "'nonsense'"), ("--object secret raw",),
+    ("--tls-authz=x --tls-creds=y -L",), ("--object nonsense,id=x raw", "hints", "'nonsense'"),
+    ("--object secret raw",),
     ("--object secret,id=x,data=a --object secret,id=x,data=a raw",),
     ("--selinux-label=x raw",), ("--selinux-label=x -p 1 raw",),
     ("-d /dev/nothing",), ("-d raw", "detach", "raw"),
     ("--pid-file @/nonexistent/pid -k @/s raw -f raw",), ("--pid-file @ -k @/s raw -f raw",),
+    ("--image-opts driver=raw,file.filename=raw,foo=1", "hints", "Invalid parameter 'foo'"),
+    ("--image-opts driver=raw,file.filename=raw,read-only=maybe", "hints", "not 'maybe'"),
+    ("--image-opts driver=raw,file.filename=raw,offset=2M",),
+    ("--image-opts driver=raw,file.filename=raw,offset=0,size=3",),
+    ("--image-opts driver=raw,file.filename=raw,offset=512,size=1M",),
+    ("--image-opts driver=qcow2,file.filename=raw",), ("--image-opts driver=raw",),
+    ("--image-opts driver=raw,file.driver=file",), ("--image-opts",),
+    ("--image-opts driver=throttle,file.driver=raw,file.file.filename=raw",),
+    ("--image-opts driver=throttle,throttle-group=x,file.driver=raw,file.file.filename=raw",),
+    ("--image-opts driver=raw,file.filename=raw,force-share=on",),
+    ("--image-opts driver=raw,file.filename=raw,discard=perhaps",),
+    ("--image-opts driver=raw,file.filename=raw,detect-zeroes=unmap",),
+    ("--image-opts driver=raw,file.filename=raw,detect-zeroes=x",),
+    ("--image-opts driver=raw,file.filename=raw,file.locking=x",),
+    ("--image-opts driver=raw,file.filename=raw,file.aio=x",),
+    ("--image-opts driver=raw,file.filename=raw,file.aio=native",),
+    ("--image-opts driver=qcow2,file.filename=overlay,backing.file.filename=none", "hints",
+     "Could not open backing file 'none'"),
+    ("json:", "hints", "Could not parse the JSON options"),
+    ("json:{", "hints", "Could not parse the JSON options"), ("json:[1]",),
+    ('json:{"driver":"raw"}',),
+    ('json:{"driver":"raw","file":{"driver":"file","filename":"none"}}',),
+    ('json:{"driver":"x","file":{"driver":"file","filename":"raw"}}',),
+    ("--image-opts json:{}", "node", "Must specify either driver or file"),
+    ("--object throttle-group",), ("--object iothread raw",),
+    ("--object throttle-group,id=1 raw", "hints", "expects an identifier"),
+    ("--object throttle-group,id=a,x-bps-totl=1 raw", "hints", "did you mean 'x-bps-total'"),
+    ("--object throttle-group,id=a,x-bps-total=1,x-bps-read=1 raw", "hints", "at the same time"),
+    ("--object throttle-group,id=a,x-bps-total-max=1 raw", "hints", "require corresponding"),
+    ("--object secret,id=x raw", "hints", "object 'x' .secret.: Either 'file' or 'data' must be"),
+    ("--object secret,id=x,file=@/none raw", "hints", "Unable to read @?.*/none: No such file"),
+    ("--object tls-creds-x509,id=t raw -f raw", "hints", "Missing 'dir' property value"),
+    ("--object authz-simple,id=a raw", "hints", "Parameter 'identity' is missing"),
+    ("--tls-creds",), ("--tls-creds=x --tls-authz=y raw -f raw",), ("-T",), ("--pid-file",),
+    ("-T file=@/none/x raw -f raw", "hints", "Could not open trace file"),
+    ("-T foo=1 raw -f raw", "hints", "--trace: Invalid parameter 'foo'"),
+    ("-k @/none/s raw -f raw",), ("-b 999.1.1.1 raw -f raw",), ("-p -5 raw -f raw",),
+    ("-b 192.0.2.1 raw -f raw", "hints", "Cannot assign requested address .192.0.2.1 port"),
+    ("-o 0x raw",), ("-o 09 raw",), ("-o 1.5 raw",), ("-e 0x raw",), ("-e 4294967296 raw",),
+    ("-f luks raw", "luks", "Volume is not in LUKS format"), ("-s none -f raw",), ("-s -f raw @",),
+    ("-l snap overlay", "hints", "find snapshot 'snap'"),
+    ("-B a -B b qcow2 -f qcow2",), ("-A -B none -r qcow2",), ("-rf raw none",), ("-tfraw none",),
+    ("-- none",), ("-- -r none",), ("-c",), ("-d",), ("-d raw raw",), ("-d none",),
+    ("-d @", "detach", "is not an nbd device"),
+    ("-c none raw -f raw", "hints", "'none' is not an nbd device"), ("--selinux-label",),
+    ("--fork -f raw none",), ("--fork",), ("-L -p 1 -b 127.0.0.1", "list", "Connection refused"),
+    ("-L -b host.invalid", "list", "Name or service not known"), ("-L raw raw",),
     ("-P 1 raw", "partition", "Could not find partition 1"),
     ("-P x raw", "partition", "Invalid partition `x'"),
 ]
@@ -361,6 +419,34 @@ def test_taken_socket():
                 check("a server already answers" in said, said)
             stop(pid)
         judge("a taken socket", result["theirs"], result["ours"], "socket", "^1$")
+
+
+def test_busy_port():
+    """A TCP address on which somebody listens already."""
+    with Bench() as bench, socket.create_server(("127.0.0.1", 0)) as busy:
+        line = f"-b 127.0.0.1 -p {busy.getsockname()[1]} -f raw raw"
+        judge("a busy port", bench.run("theirs", line), bench.run("ours", line))
+
+
+def test_zeroes_move_no_bytes():
+    """Trimming under a limit on bytes: there it waits as if it were written."""
+    with Bench() as bench:
+        result = {}
+        for who in ("theirs", "ours"):
+            line = ("--discard=unmap --object throttle-group,id=g,x-bps-write=1000 --image-opts "
+                    "driver=throttle,throttle-group=g,file.driver=raw,file.file.filename=raw")
+            pid = bench.serve(who, line)
+            try:
+                uri = f"nbd+unix:///?socket={bench.at(who)}-sock"
+                subprocess.run(["qemu-io", "-f", "raw", "-c", "discard 0 1M", "-c", "write 0 512",
+                                uri], timeout=6 if who == "theirs" else 60, check=True,
+                               stdout=subprocess.DEVNULL)
+                result[who] = "at once"
+            except subprocess.TimeoutExpired:
+                result[who] = "late"
+            finally:
+                os.kill(pid, signal.SIGKILL)
+        judge("a limit on bytes", result["theirs"], result["ours"], "zeroes", "at once")
 
 
 def test_two_writers():

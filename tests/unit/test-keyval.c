@@ -106,7 +106,8 @@ START_TEST(test_nearest)
 		{"file.reda-only=x",
 		 "Invalid parameter 'file.reda-only'; did you mean 'file.read-only'?"},
 		{"file.loking=x", "Invalid parameter 'file.loking'; did you mean 'file.locking'?"},
-		{"zebra=x", "Invalid parameter 'zebra'"},
+		{"zebra=x",
+		 "Invalid parameter 'zebra'; there are driver, filename, read-only, file.locking"},
 	};
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

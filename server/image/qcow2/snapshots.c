@@ -139,6 +139,10 @@ int qcow2_snapshot_find(const struct qcow2 *q, const char *wanted,
 		*snapshot = find(q, id, name);
 	}
 	if (!*snapshot)
-		return error_set(err, ENOENT, "Failed to load snapshot: Can't find snapshot");
+		return error_set(
+			err, ENOENT,
+			"Failed to load snapshot: Can't find snapshot '%.200s' in the image; "
+			"'qemu-img snapshot -l' lists them",
+			wanted);
 	return 0;
 }
