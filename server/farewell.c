@@ -2,8 +2,10 @@
 /* Sockets whose peers still have to take what was sent to them. Main loop only. */
 #include "farewell.h"
 
+#include <linux/sockios.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -16,6 +18,7 @@ enum { LINGER_EVENTS = 16, LINGER_READ = 1 << 20 };
 struct departed {
 	TAILQ_ENTRY(departed) link;
 	int fd;
+	bool heard; /* since the last look */
 	uint64_t deadline;
 };
 
@@ -25,6 +28,7 @@ struct farewell {
 	int epoll_fd;
 	unsigned int count;
 	struct departed_list list; /* in the order of deadlines */
+	uint64_t look_at;          /* the next look at all of them, while there are any */
 };
 
 struct farewell *farewell_new(void)
@@ -90,6 +94,8 @@ static void add(struct farewell *farewell, int fd)
 		farewell_drop_oldest(farewell);
 	departed->fd = fd;
 	departed->deadline = clock_now() + LINGER_LIMIT;
+	if (TAILQ_EMPTY(&farewell->list))
+		farewell->look_at = clock_now() + LINGER_LOOK;
 	TAILQ_INSERT_TAIL(&farewell->list, departed, link);
 	farewell->count++;
 }
@@ -104,9 +110,32 @@ void farewell_close(struct farewell *farewell, struct transport *transport)
 }
 
 /* A recv(2) into nothing: on TCP the bytes are thrown away. */
-static bool has_ended(const struct departed *departed)
+static bool has_ended(struct departed *departed)
 {
+	departed->heard = true;
 	return recv(departed->fd, NULL, LINGER_READ, MSG_TRUNC | MSG_DONTWAIT) == 0;
+}
+
+/* The peer has taken all, and is silent: nothing is lost any more. */
+static bool is_content(struct departed *departed)
+{
+	bool heard = departed->heard;
+	int queued = 0;
+
+	departed->heard = false;
+	return !heard && ioctl(departed->fd, SIOCOUTQ, &queued) == 0 && queued == 0;
+}
+
+static void look_around(struct farewell *farewell, uint64_t now)
+{
+	struct departed *departed, *next;
+
+	for (departed = TAILQ_FIRST(&farewell->list); departed; departed = next) {
+		next = TAILQ_NEXT(departed, link);
+		if (departed->deadline <= now || is_content(departed))
+			drop(farewell, departed);
+	}
+	farewell->look_at = now + LINGER_LOOK;
 }
 
 void farewell_go_on(struct farewell *farewell)
@@ -114,20 +143,18 @@ void farewell_go_on(struct farewell *farewell)
 	struct epoll_event events[LINGER_EVENTS];
 	int count = epoll_wait(farewell->epoll_fd, events, LINGER_EVENTS, 0);
 	uint64_t now = clock_now();
-	struct departed *departed;
 
 	for (int i = 0; i < count; i++) {
-		departed = events[i].data.ptr;
+		struct departed *departed = events[i].data.ptr;
+
 		if (events[i].events & (EPOLLHUP | EPOLLERR) || has_ended(departed))
 			drop(farewell, departed);
 	}
-	while ((departed = TAILQ_FIRST(&farewell->list)) && departed->deadline <= now)
-		drop(farewell, departed);
+	if (farewell->look_at <= now)
+		look_around(farewell, now);
 }
 
 uint64_t farewell_deadline(const struct farewell *farewell)
 {
-	const struct departed *first = TAILQ_FIRST(&farewell->list);
-
-	return first ? first->deadline : CLOCK_NEVER;
+	return TAILQ_EMPTY(&farewell->list) ? CLOCK_NEVER : farewell->look_at;
 }

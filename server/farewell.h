@@ -3,7 +3,8 @@
  * Sockets that are done with, but not yet closed. One on TCP that is closed while bytes of its peer
  * are unread, or on their way, resets the connection, and replies that the peer has not taken yet
  * are lost. So its sending side is shut, and what comes is thrown away until the peer closes, too,
- * or has had its time. Costs a descriptor each, no thread; main loop only.
+ * has taken all and is silent, or has had its time. Costs a descriptor each, no thread; main loop
+ * only.
  */
 #ifndef HAWSER_SERVER_FAREWELL_H
 #define HAWSER_SERVER_FAREWELL_H

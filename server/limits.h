@@ -70,6 +70,7 @@ enum {
 #define SLICE (20 * CLOCK_MILLISECOND)
 /* A peer has so long to take its last replies, while it still sends. */
 #define LINGER_LIMIT (2 * CLOCK_SECOND)
+#define LINGER_LOOK  (50 * CLOCK_MILLISECOND)
 /* At shutdown, requests that were received are finished for this long. */
 #define DRAIN_LIMIT (10 * CLOCK_SECOND)
 /* An idle engine or worker thread ends. */
