@@ -6,6 +6,7 @@
  */
 #include "loan.h"
 
+#include <fcntl.h>
 #include <linux/sockios.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -33,8 +34,8 @@ struct loan {
 
 struct lender {
 	TAILQ_ENTRY(lender) link;
-	int socket;
-	bool ended;            /* the socket is ours */
+	int socket;            /* a descriptor of its own: at the end there may be none to be had */
+	bool ended;            /* nothing is sent any more */
 	uint64_t capacity;     /* bytes that the socket holds at most */
 	_Atomic uint64_t sent; /* the socket's thread writes it */
 	unsigned int first, count;
@@ -81,8 +82,7 @@ static void remove_lender(struct lender *lender)
 {
 	TAILQ_REMOVE(&lenders, lender, link);
 	lender_count--;
-	if (lender->ended)
-		close(lender->socket);
+	close(lender->socket);
 	free(lender);
 }
 
@@ -101,29 +101,32 @@ static uint64_t capacity_of(int socket)
 struct lender *lender_new(int socket)
 {
 	struct lender *lender = calloc(1, sizeof(*lender));
+	bool kept;
 
 	if (!lender)
 		return NULL;
-	lender->socket = socket;
+	lender->socket = fcntl(socket, F_DUPFD_CLOEXEC, 0);
 	lender->capacity = capacity_of(socket);
 	loans_settle(); /* those that were kept may be over */
 	pthread_mutex_lock(&lock);
-	if (lender_count < LENDERS_MAX) {
+	kept = lender->socket >= 0 && lender_count < LENDERS_MAX;
+	if (kept) {
 		lender_count++;
 		TAILQ_INSERT_TAIL(&lenders, lender, link);
-	} else {
-		free(lender);
-		lender = NULL;
 	}
 	pthread_mutex_unlock(&lock);
-	return lender;
+	if (kept)
+		return lender;
+	if (lender->socket >= 0)
+		close(lender->socket);
+	free(lender);
+	return NULL;
 }
 
-/* Without a descriptor nobody could be asked; the loans then stand for ever. */
+/* The peer sees the end, and reads what is there. */
 static void keep_socket(struct lender *lender)
 {
 	shutdown(lender->socket, SHUT_RDWR);
-	lender->socket = dup(lender->socket);
 	lender->ended = true;
 }
 

@@ -15,8 +15,9 @@
 struct hostfile;
 struct lender;
 
-/* The account of one connected Unix socket, which stays open until lender_end(). NULL: out of
- * memory, or there are too many: nothing may be lent. Any thread. */
+/* The account of one connected Unix socket, which lender_end() ends. It has a descriptor of its
+ * own. NULL: out of memory or descriptors, or there are too many: nothing may be lent. Any thread.
+ */
 struct lender *lender_new(int socket);
 /* The socket is about to be closed. What its peer has still not read stays lent, if need be by
  * keeping the socket in the background, shut down. Any thread. */
