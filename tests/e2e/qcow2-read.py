@@ -270,6 +270,31 @@ def test_compressed_pieces():
                 check_pieces(server, expected, unit)
 
 
+def test_large_compressed_clusters():
+    """A cluster that is larger than a worker's piece is read and decoded once, though two workers
+    want it at the same time."""
+    size = 8 * MIB
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        raw, path = os.path.join(directory, "raw"), os.path.join(directory, "compressed")
+        with open(raw, "wb") as file:
+            file.write(b"".join(bytes((n,)) * 2048 for n in range(256)) * (size // MIB * 2))
+        tool("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=2M", raw,
+             path)
+        with open(raw, "rb") as file:
+            expected = file.read()
+        with Server(image=path, defaults=READ_ONLY, fault=True) as server:
+            client = server.client()
+            client.data(size - 1, 1)  # the tables are in memory
+            for cluster in range(3):
+                server.faults.forget()
+                server.faults.set("read delay:200")
+                check_same(client.data(cluster * 2 * MIB, 2 * MIB),
+                           expected[cluster * 2 * MIB:(cluster + 1) * 2 * MIB], f"{cluster}")
+                server.faults.clear()
+                reads = [op for op in server.faults.operations() if op[0] == "read"]
+                check(len(reads) == 1, f"cluster {cluster}: {reads}")
+
+
 def test_block_status():
     """Data, zeroes and holes of a chain, in large extents."""
     with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:

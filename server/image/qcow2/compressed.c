@@ -2,7 +2,8 @@
 /*
  * Compressed clusters: raw deflate or zstd. A few decoded clusters are kept, because clients read
  * them in small pieces; compressed data at one place never changes, so they never become wrong.
- * Decoding runs outside the lock, so that workers share the load. Workers only.
+ * Decoding runs outside the lock, so that workers share the load; who wants a part of a cluster
+ * that another one is decoding waits for it. Workers only.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -26,8 +27,16 @@ struct kept {
 	uint8_t *bytes; /* NULL: empty */
 };
 
+/* A cluster that somebody decodes just now, to keep it. */
+struct decoding {
+	uint64_t host;
+	struct decoding *next;
+};
+
 struct qcow2_decoder {
 	pthread_mutex_t lock;
+	pthread_cond_t decoded;
+	struct decoding *decoding;
 	uint64_t clock;
 	unsigned int count;
 	struct kept kept[KEPT_MAX];
@@ -40,6 +49,7 @@ struct qcow2_decoder *qcow2_decoder_new(const struct qcow2_header *header)
 	if (!decoder)
 		return NULL;
 	pthread_mutex_init(&decoder->lock, NULL);
+	pthread_cond_init(&decoder->decoded, NULL);
 	decoder->count = (unsigned int)min_of(
 		max_of(KEPT_BYTES / qcow2_cluster_size(header), UINT64_C(1)), (uint64_t)KEPT_MAX);
 	return decoder;
@@ -51,6 +61,7 @@ void qcow2_decoder_free(struct qcow2_decoder *decoder)
 		return;
 	for (unsigned int i = 0; i < KEPT_MAX; i++)
 		free(decoder->kept[i].bytes);
+	pthread_cond_destroy(&decoder->decoded);
 	pthread_mutex_destroy(&decoder->lock);
 	free(decoder);
 }
@@ -110,59 +121,100 @@ static int decode(struct qcow2 *q, const struct qcow2_mapping *mapping, uint8_t 
 
 /* ---- Kept clusters ---- */
 
+/* The lock is held. */
 static bool copy_kept(struct qcow2_decoder *decoder, uint64_t host, void *buffer,
 		      uint64_t in_cluster, uint64_t length)
 {
-	bool found = false;
-
-	pthread_mutex_lock(&decoder->lock);
-	for (unsigned int i = 0; i < decoder->count && !found; i++) {
+	for (unsigned int i = 0; i < decoder->count; i++) {
 		struct kept *kept = &decoder->kept[i];
 
 		if (!kept->bytes || kept->host != host)
 			continue;
 		memcpy(buffer, kept->bytes + in_cluster, length);
 		kept->used = ++decoder->clock;
-		found = true;
+		return true;
 	}
-	pthread_mutex_unlock(&decoder->lock);
-	return found;
+	return false;
 }
 
-/* Takes bytes; returns what is to be freed in their place. */
+/* The lock is held. Takes bytes; returns what is to be freed in their place. */
 static uint8_t *keep(struct qcow2_decoder *decoder, uint64_t host, uint8_t *bytes)
 {
 	struct kept *oldest = &decoder->kept[0];
 	uint8_t *out;
 
-	pthread_mutex_lock(&decoder->lock);
 	for (unsigned int i = 1; i < decoder->count; i++)
 		if (decoder->kept[i].used < oldest->used)
 			oldest = &decoder->kept[i];
 	out = oldest->bytes;
 	*oldest = (struct kept){.host = host, .used = ++decoder->clock, .bytes = bytes};
-	pthread_mutex_unlock(&decoder->lock);
 	return out;
+}
+
+/* The lock is held. */
+static bool is_being_decoded(const struct qcow2_decoder *decoder, uint64_t host)
+{
+	for (const struct decoding *one = decoder->decoding; one; one = one->next)
+		if (one->host == host)
+			return true;
+	return false;
+}
+
+/* Copies a part of a kept cluster; false: there is none, and the caller is the one who decodes it,
+ * until end_decoding(). */
+static bool copy_or_begin(struct qcow2_decoder *decoder, struct decoding *own, void *buffer,
+			  uint64_t in_cluster, uint64_t length)
+{
+	bool found;
+
+	pthread_mutex_lock(&decoder->lock);
+	while (!(found = copy_kept(decoder, own->host, buffer, in_cluster, length)) &&
+	       is_being_decoded(decoder, own->host))
+		pthread_cond_wait(&decoder->decoded, &decoder->lock);
+	if (!found) {
+		own->next = decoder->decoding;
+		decoder->decoding = own;
+	}
+	pthread_mutex_unlock(&decoder->lock);
+	return found;
+}
+
+/* Takes bytes, NULL where decoding failed; returns what is to be freed in their place. */
+static uint8_t *end_decoding(struct qcow2_decoder *decoder, const struct decoding *own,
+			     uint8_t *bytes)
+{
+	struct decoding **link = &decoder->decoding;
+
+	pthread_mutex_lock(&decoder->lock);
+	if (bytes)
+		bytes = keep(decoder, own->host, bytes);
+	while (*link != own)
+		link = &(*link)->next;
+	*link = own->next;
+	pthread_cond_broadcast(&decoder->decoded);
+	pthread_mutex_unlock(&decoder->lock);
+	return bytes;
 }
 
 static int decode_cluster(struct qcow2 *q, const struct qcow2_mapping *mapping, void *buffer,
 			  uint64_t in_cluster, uint64_t length)
 {
+	struct decoding own = {.host = mapping->host};
 	AUTO_FREE uint8_t *bytes = NULL;
 	int rc;
 
 	if (length == q->cluster_size)
 		return decode(q, mapping, buffer);
-	if (copy_kept(q->decoder, mapping->host, buffer, in_cluster, length))
+	if (copy_or_begin(q->decoder, &own, buffer, in_cluster, length))
 		return 0;
 	bytes = malloc(q->cluster_size);
-	if (!bytes)
-		return -ENOMEM;
-	rc = decode(q, mapping, bytes);
-	if (rc)
+	rc = bytes ? decode(q, mapping, bytes) : -ENOMEM;
+	if (rc) {
+		end_decoding(q->decoder, &own, NULL);
 		return rc;
+	}
 	memcpy(buffer, bytes + in_cluster, length);
-	bytes = keep(q->decoder, mapping->host, bytes);
+	bytes = end_decoding(q->decoder, &own, bytes);
 	return 0;
 }
 
