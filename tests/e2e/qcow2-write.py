@@ -475,6 +475,24 @@ def test_zeroes_with_room():
             tool("qemu-img", "check", path)
 
 
+def test_fast_zeroes_or_nothing():
+    """S94: FAST_ZERO that cannot be fast at the end of its range leaves the beginning alone."""
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        path = os.path.join(directory, "disk.qcow2")
+        tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", "extended_l2=on", path, "4M")
+        tool("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 1M", path)
+        tool("qemu-img", "snapshot", "-c", "before", path)
+        with Server(image=path, defaults=WRITABLE) as server:
+            client = server.client()
+            # Half of the last cluster has to be copied, since a snapshot has it, too.
+            for flags in (FAST_ZERO, FAST_ZERO | NO_HOLE):
+                check(client.zero(0, 5 * 65536 + 32768, flags).error == ENOTSUP, "it is fast")
+                check(client.data(0, MIB) == b"\7" * MIB, "zeroes in spite of ENOTSUP")
+            check(client.zero(0, 5 * 65536, FAST_ZERO).error == 0, "it is not fast")
+            check(client.data(0, MIB) == bytes(5 * 65536) + b"\7" * (MIB - 5 * 65536), "content")
+        tool("qemu-img", "check", path)
+
+
 def direct_files(server):
     """{name: is it O_DIRECT} of the regular files that the server has open for its image."""
     found = {}

@@ -239,6 +239,25 @@ static int change_range(struct qcow2 *q, uint64_t offset, uint64_t end, const st
 
 /* ---- The operations ---- */
 
+/* Can change_range() do it without writing zeroes? Asked first, so that a client who is told "not
+ * fast" finds its bytes as they were. */
+static int check_fast(struct qcow2 *q, uint64_t offset, uint64_t end, const struct change *change)
+{
+	while ((offset = skip_missing(q, offset, end, change)) < end) {
+		uint64_t cluster = offset >> q->cluster_bits;
+		struct qcow2_mapping old, new;
+		int rc = qcow2_mapping_of(q, offset, &old);
+
+		if (rc == 0)
+			rc = zero_mapping(q, &old, bits_in_range(q, cluster, offset, end), change,
+					  &new);
+		if (rc)
+			return rc;
+		offset = min_of((cluster + 1) << q->cluster_bits, end);
+	}
+	return 0;
+}
+
 /* The whole units inside a range; a last one that the disk cuts short is whole. */
 static void inner_range(const struct qcow2 *q, uint64_t unit, uint64_t offset, uint64_t length,
 			uint64_t *begin, uint64_t *end)
@@ -278,6 +297,8 @@ int qcow2_zero(struct image *image, uint64_t offset, uint64_t length, unsigned i
 		rc = ends_are_zero(q, offset, begin, end, tail, &zero);
 		if (rc == 0 && (!zero || begin == end))
 			rc = zero && !change.room ? 0 : -EOPNOTSUPP;
+		if (rc == 0)
+			rc = check_fast(q, begin, end, &change);
 	}
 	if (rc == 0)
 		rc = write_zeroes(q, offset, begin - offset, !change.room);
