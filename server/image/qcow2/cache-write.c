@@ -114,7 +114,10 @@ int qcow2_cache_collect(struct qcow2 *q, struct qcow2_slices *slices)
 		}
 		cache->dirty_count = 0;
 	} else {
-		slices->count = 0;
+		free(slices->keys);
+		free(slices->slots);
+		free(slices->bytes);
+		*slices = (struct qcow2_slices){0};
 		rc = -ENOMEM;
 	}
 	pthread_mutex_unlock(&cache->lock);
