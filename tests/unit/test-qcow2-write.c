@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "common/cleanup.h"
 #include "server/image/epoch.h"
 #include "server/image/image.h"
 #include "server/image/qcow2/cache.h"
@@ -38,6 +39,8 @@ static struct {
 	void (*happen)(void);
 } event;
 
+static atomic_uint reads; /* of any file, until now */
+
 ssize_t pread64(int fd, void *buffer, size_t length, off64_t offset);
 
 ssize_t pread64(int fd, void *buffer, size_t length, off64_t offset)
@@ -45,6 +48,7 @@ ssize_t pread64(int fd, void *buffer, size_t length, off64_t offset)
 	ssize_t got = syscall(SYS_pread64, fd, buffer, length, offset);
 	bool now = event.offset && (uint64_t)offset == event.offset && fd == event.file->fd;
 
+	reads++;
 	if (now) {
 		event.offset = 0;
 		event.happen();
@@ -157,36 +161,211 @@ START_TEST(test_slice_changes_while_it_is_read)
 }
 END_TEST
 
-/* ---- Two writers of one cluster ---- */
+/* ---- Two who change one cluster ---- */
 
-static pthread_t other;
-static atomic_bool other_wrote;
+static struct {
+	pthread_t thread;
+	void (*change)(void);
+	atomic_int number; /* the kernel's, of the thread */
+	atomic_bool done;
+} other;
 
-static void *write_beside(void *argument)
+static void *change_beside(void *argument)
 {
-	put(IN_BASE + 64 * SECTOR, 2);
-	atomic_store(&other_wrote, true);
+	atomic_store(&other.number, (int)gettid());
+	other.change();
+	atomic_store(&other.done, true);
 	return argument;
 }
 
-/* While the first copies from below, the second wants to write; and is given the time to. */
-static void let_the_other_write(void)
+static bool other_sleeps(void)
 {
-	ck_assert_int_eq(pthread_create(&other, NULL, write_beside, NULL), 0);
-	for (int i = 0; i < 200 && !atomic_load(&other_wrote); i++)
-		usleep(10000);
+	char name[64], text[256] = "";
+	const char *state;
+	FILE *file;
+
+	snprintf(name, sizeof(name), "/proc/self/task/%d/stat", atomic_load(&other.number));
+	file = fopen(name, "r");
+	if (!file)
+		return false;
+	if (!fgets(text, sizeof(text), file))
+		*text = '\0';
+	fclose(file);
+	state = strrchr(text, ')');
+	return state && state[1] == ' ' && state[2] == 'S';
+}
+
+/* In the middle of the first change: the other one goes on until it is done, or waits. */
+static void let_the_other_change(void)
+{
+	int asleep = 0;
+
+	ck_assert_int_eq(pthread_create(&other.thread, NULL, change_beside, NULL), 0);
+	while (!atomic_load(&other.done) && asleep < 5) {
+		usleep(1000);
+		asleep = other_sleeps() ? asleep + 1 : 0;
+	}
+}
+
+/* Writes to the cluster, so that what is before has to be copied; change happens meanwhile, after
+ * that was read and before it is written. */
+static void write_while(void (*change)(void))
+{
+	other.change = change;
+	atomic_store(&other.number, 0);
+	atomic_store(&other.done, false);
+	event.happen = let_the_other_change;
+	event.file = q->backing->file;
+	event.offset = IN_BASE;
+	put(IN_BASE + 64 * SECTOR, 1);
+	ck_assert_uint_eq(event.offset, 0);
+	ck_assert_int_eq(pthread_join(other.thread, NULL), 0);
+}
+
+static void check_counts(void)
+{
+	struct qcow2_check result;
+
+	ck_assert_int_eq(qcow2_flush(image), 0);
+	ck_assert_int_eq(qcow2_flush(image), 0);
+	ck_assert_int_eq(qcow2_check(q, false, &result), 0);
+	ck_assert_uint_eq(result.corruptions, 0);
+	ck_assert_uint_eq(result.leaks, 0);
+}
+
+static void write_before(void)
+{
+	put(IN_BASE + 8 * SECTOR, 2);
 }
 
 START_TEST(test_two_writers_of_a_new_cluster)
 {
-	event.happen = let_the_other_write;
-	event.file = q->backing->file;
-	event.offset = IN_BASE;
-	put(IN_BASE + 8 * SECTOR, 1);
-	ck_assert_uint_eq(event.offset, 0);
-	ck_assert_int_eq(pthread_join(other, NULL), 0);
-	ck_assert_uint_eq(get(IN_BASE + 8 * SECTOR), 1);
-	ck_assert_uint_eq(get(IN_BASE + 64 * SECTOR), 2);
+	write_while(write_before);
+	ck_assert_uint_eq(get(IN_BASE + 64 * SECTOR), 1);
+	ck_assert_uint_eq(get(IN_BASE + 8 * SECTOR), 2);
+	check_counts();
+}
+END_TEST
+
+static void zero_all(void)
+{
+	ck_assert_int_eq(image_zero(image, IN_BASE, CLUSTER, ZERO_MAY_UNMAP), 0);
+}
+
+static void reserve_all(void)
+{
+	ck_assert_int_eq(image_zero(image, IN_BASE, CLUSTER, 0), 0);
+}
+
+static void discard_all(void)
+{
+	ck_assert_int_eq(image_discard(image, IN_BASE, CLUSTER), 0);
+}
+
+START_TEST(test_zeroes_beside_a_writer)
+{
+	static void (*const changes[])(void) = {zero_all, reserve_all, discard_all};
+	char bytes[4];
+
+	write_while(changes[_i]);
+	ck_assert_uint_le(get(IN_BASE + 64 * SECTOR), 1);
+	ck_assert_int_eq(image_read(image, bytes, IN_BASE, sizeof(bytes)), 0);
+	ck_assert_int_eq(memcmp(bytes, "\0\0\0\0", 4), 0);
+	check_counts();
+}
+END_TEST
+
+/* ---- Writes that the engine's thread may do itself ---- */
+
+static bool is_quick(uint64_t offset, uint64_t length)
+{
+	uint32_t piece;
+
+	return image_write_is_quick(image, offset, length, &piece);
+}
+
+/* What is called quick reads nothing. */
+static void write_quickly(uint64_t offset, uint64_t length)
+{
+	AUTO_FREE uint8_t *bytes = calloc(1, length);
+	unsigned int before = reads;
+
+	memset(bytes, 7, length);
+	ck_assert(is_quick(offset, length));
+	ck_assert_int_eq(image_write(image, bytes, offset, length), 0);
+	ck_assert_uint_eq(reads, before);
+}
+
+START_TEST(test_what_is_quick)
+{
+	ck_assert(!is_quick(CLUSTER, CLUSTER)); /* the first write has more to do */
+	put(0, 1);
+	ck_assert(!is_quick(0, CLUSTER));                   /* there are clusters already */
+	ck_assert(!is_quick(IN_BASE + SECTOR, SECTOR));     /* bytes from below around it */
+	ck_assert(!is_quick(IN_BASE - SECTOR, 2 * SECTOR)); /* at one end */
+	write_quickly(IN_BASE, CLUSTER);
+	write_quickly(2 * CLUSTER + SECTOR, SECTOR);
+	write_quickly(8 * CLUSTER, 3 * CLUSTER);
+}
+END_TEST
+
+START_TEST(test_shared_table_is_not_quick)
+{
+	put(0, 1);
+	ck_assert(is_quick(CLUSTER, CLUSTER));
+	atomic_fetch_and(&q->l1[0], ~QCOW2_COPIED);
+	ck_assert(!is_quick(CLUSTER, CLUSTER));
+	atomic_fetch_or(&q->l1[0], QCOW2_COPIED);
+	write_quickly(CLUSTER, CLUSTER);
+}
+END_TEST
+
+START_TEST(test_search_for_room_is_not_quick)
+{
+	uint64_t per_block = qcow2_block_refcounts(&q->header);
+	struct qcow2_block *block;
+	uint8_t *bytes;
+
+	put(0, 1);
+	block = &q->writer->blocks[q->writer->next_free / per_block];
+	bytes = block->bytes;
+	block->bytes = NULL; /* as if it had gone out of memory */
+	ck_assert(!is_quick(CLUSTER, CLUSTER));
+	block->bytes = bytes;
+	write_quickly(CLUSTER, CLUSTER);
+}
+END_TEST
+
+START_TEST(test_used_room_is_not_quick)
+{
+	put(0, 1);
+	ck_assert_int_eq(qcow2_flush(image), 0);
+	epoch_enter();
+	ck_assert_int_eq(image_discard(image, 0, CLUSTER), 0);
+	ck_assert_int_eq(qcow2_flush(image), 0);
+	ck_assert(!is_quick(CLUSTER, CLUSTER)); /* the discarded cluster would be released first */
+	epoch_leave();
+	ck_assert_int_eq(qcow2_flush(image), 0);
+	/* Now it is free, and has old bytes in it: only a whole cluster needs no more. */
+	ck_assert(!is_quick(CLUSTER + SECTOR, SECTOR));
+	write_quickly(CLUSTER, CLUSTER);
+}
+END_TEST
+
+static bool quick_beside;
+
+static void ask_for_the_same(void)
+{
+	quick_beside = is_quick(IN_BASE, CLUSTER);
+	ck_assert(is_quick(IN_BASE + CLUSTER, CLUSTER));
+}
+
+START_TEST(test_claimed_cluster_is_not_quick)
+{
+	put(0, 1);
+	quick_beside = true;
+	write_while(ask_for_the_same);
+	ck_assert(!quick_beside);
 }
 END_TEST
 
@@ -251,6 +430,12 @@ int main(void)
 	tcase_add_test(tcase, test_more_than_the_cache);
 	tcase_add_test(tcase, test_slice_changes_while_it_is_read);
 	tcase_add_test(tcase, test_two_writers_of_a_new_cluster);
+	tcase_add_loop_test(tcase, test_zeroes_beside_a_writer, 0, 3);
+	tcase_add_test(tcase, test_what_is_quick);
+	tcase_add_test(tcase, test_shared_table_is_not_quick);
+	tcase_add_test(tcase, test_search_for_room_is_not_quick);
+	tcase_add_test(tcase, test_used_room_is_not_quick);
+	tcase_add_test(tcase, test_claimed_cluster_is_not_quick);
 	tcase_add_test(tcase, test_new_tables_are_guarded);
 	tcase_add_test(tcase, test_freed_cluster_waits_for_readers);
 	suite_add_tcase(suite, tcase);
