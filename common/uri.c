@@ -195,6 +195,7 @@ static const struct parameter parameters[] = {
 	{"tls-hostname", offsetof(struct nbd_uri, tls_hostname)},
 	{"tls-certificates", offsetof(struct nbd_uri, tls_certificates)},
 	{"tls-psk-file", offsetof(struct nbd_uri, tls_psk_file)},
+	{"tls-username", offsetof(struct nbd_uri, user)},
 	{"x-tls-ca-file", offsetof(struct nbd_uri, tls_ca_file)},
 	{"x-tls-certificate-file", offsetof(struct nbd_uri, tls_certificate_file)},
 	{"x-tls-key-file", offsetof(struct nbd_uri, tls_key_file)},
@@ -304,6 +305,9 @@ static int parse_user(struct span *authority, struct nbd_uri *uri, struct error 
 	if (span_find(user, ':'))
 		return error_set(err, EINVAL,
 				 "a password has no place in an NBD URI; only USER@ may be there");
+	if (uri->user)
+		return error_set(err, EINVAL,
+				 "the URI names the user twice, by USER@ and tls-username=");
 	return span_decode(user, &uri->user, err);
 }
 
@@ -343,12 +347,13 @@ static int check_tcp(struct span authority, struct nbd_uri *uri, struct error *e
 	return parse_host_port(authority, uri, err);
 }
 
-/* Who speaks of keys means encryption; going on without would be the worst answer. */
+/* Who speaks of keys means encryption; going on without would be the worst answer. (The user is
+ * known from the parameters as yet; that of USER@ may stand in a URI without TLS.) */
 static int check_clear(const struct nbd_uri *uri, struct error *err)
 {
 	if (uri->tls ||
 	    !(uri->tls_type || uri->tls_hostname || uri->tls_certificates || uri->tls_psk_file ||
-	      uri->tls_ca_file || uri->tls_certificate_file || uri->tls_key_file))
+	      uri->tls_ca_file || uri->tls_certificate_file || uri->tls_key_file || uri->user))
 		return 0;
 	return error_set(err, EINVAL,
 			 "the URI has tls parameters, but nbd%s:// is not encrypted; write "
@@ -398,10 +403,7 @@ static int parse_uri(struct span scheme, const char *text, struct nbd_uri *uri, 
 		path = (struct span){"", 0};
 	}
 	if ((rc = parse_export(path, uri, err)) || (rc = parse_query(query, uri, err)) ||
-	    (rc = parse_user(&authority, uri, err)))
-		return rc;
-	rc = check_clear(uri, err);
-	if (rc)
+	    (rc = check_clear(uri, err)) || (rc = parse_user(&authority, uri, err)))
 		return rc;
 	return uri->kind == NBD_URI_UNIX ? check_unix(authority, uri, err)
 					 : check_tcp(authority, uri, err);

@@ -334,6 +334,8 @@ def test_identities():
             for user, key in keys.items():
                 hawser(at(server, user, owner(user, key)), OK)
                 hawser(at(server, user, pki().path("many/keys.psk")), OK)
+                hawser(f"nbds+unix:///?socket={server.path}&tls-username="
+                       f"{urllib.parse.quote(user)}&tls-psk-file={pki().path('many/keys.psk')}", OK)
                 other = keys["bob" if user == "alice" else "alice"]
                 hawser(at(server, user, owner(user, other)), REFUSED, "TLS")
                 hawser(at(server, user, owner(user, key[:-2])), REFUSED, "TLS")

@@ -86,6 +86,9 @@ static const struct {
 	{"nbd://host/disk#1", "%23"},
 	{"nbd://me:secret@host/", "password"},
 	{"nbd://host/?tls-verify-peer=maybe", "0 or 1"},
+	{"nbd://host/?tls-username=alice", "nbds://"},
+	{"nbds://bob@host/?tls-username=alice", "twice"},
+	{"nbds://host/?tls-username=alice&tls-username=bob", "twice"},
 	{"host/disk", "nbd://host/disk"},
 	{"nbd:localhost:10809:exportname=x", "QEMU"},
 	{"nbd:unix:/tmp/x", "QEMU"},
@@ -170,6 +173,10 @@ START_TEST(test_tls_parameters)
 	ck_assert_str_eq(uri.unknown, "TLS-Flavour, colour");
 	text = nbd_uri_format(&uri);
 	ck_assert_str_eq(text, "nbds://alice@host/x");
+	parse_good("nbds+unix:///?socket=/s&tls-username=b%20b");
+	ck_assert_str_eq(uri.user, "b b");
+	parse_good("nbd://alice@host/x");
+	ck_assert_str_eq(uri.user, "alice");
 }
 END_TEST
 
