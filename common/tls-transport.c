@@ -34,6 +34,8 @@ enum {
 	RECORD_OVERHEAD = 256,
 	/* Answers to a peer's key updates that it does not read: beyond this it is hostile. */
 	CONTROL_MAX = 64 << 10,
+	/* New keys of a peer that sends nothing between them: they would keep a thread busy. */
+	UPDATES_MAX = 64,
 	FAULT_MAX = 160,
 };
 
@@ -45,6 +47,7 @@ struct tls {
 	size_t begin, end, room;
 	size_t accepted;  /* bytes of the caller in there: told when they have left */
 	uint32_t records; /* encrypted with this key */
+	uint32_t updates; /* of the peer's key, since it sent data */
 	bool drained;     /* the last receive found the socket empty */
 	bool established;
 	bool broken;                     /* nothing more may be asked of ssl */
@@ -94,6 +97,11 @@ static int bio_read(BIO *bio, char *bytes, size_t length, size_t *taken)
 	ssize_t got;
 
 	BIO_clear_retry_flags(bio);
+	if (tls->updates > UPDATES_MAX) {
+		snprintf(tls->fault, sizeof(tls->fault), "the peer changes its keys too often");
+		*taken = 0;
+		return 0;
+	}
 	do
 		got = recv(tls->fd, bytes, length, MSG_DONTWAIT);
 	while (got < 0 && errno == EINTR);
@@ -211,6 +219,7 @@ static ssize_t layer_recv(struct transport *transport, void *buffer, size_t leng
 			break;
 		}
 		done += got;
+		tls->updates = 0;
 		if (!SSL_has_pending(tls->ssl))
 			break;
 	}
@@ -484,6 +493,18 @@ static bool taken_by_kernel(struct tls *tls)
 	return false;
 }
 
+/* OpenSSL tells of all messages; it follows new keys by itself. */
+static void note_message(int sent, int version, int type, const void *bytes, size_t length,
+			 SSL *ssl, void *argument)
+{
+	struct tls *tls = argument;
+
+	(void)version, (void)ssl;
+	if (!sent && type == SSL3_RT_HANDSHAKE && length &&
+	    *(const uint8_t *)bytes == SSL3_MT_KEY_UPDATE)
+		tls->updates++;
+}
+
 static SSL *session_new(struct tls *tls, const struct tls_creds *creds, const char *host,
 			bool is_unix)
 {
@@ -497,6 +518,8 @@ static SSL *session_new(struct tls *tls, const struct tls_creds *creds, const ch
 	}
 	SSL_set_bio(ssl, bio, bio);
 	SSL_set_app_data(ssl, tls);
+	SSL_set_msg_callback(ssl, note_message);
+	SSL_set_msg_callback_arg(ssl, tls);
 	if (creds->config.side == TLS_SERVER && creds->kernel && !is_unix)
 		offer_to_kernel(ssl, tls->fd);
 	if (creds->config.side == TLS_SERVER)

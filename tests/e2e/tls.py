@@ -348,6 +348,24 @@ def test_key_update():
             check("by the kernel" not in server.stderr(), server.stderr())
 
 
+def test_nbd_client():
+    """nbd-client lists over TLS with certificates, and gets nothing without or with others."""
+    need("nbd-client")
+    other = pki().folder("nbd-other", client="client-other")
+
+    def ask(server, folder):
+        files = ["-certfile", f"{folder}/client-cert.pem", "-keyfile", f"{folder}/client-key.pem",
+                 "-cacertfile", f"{pki().good}/ca-cert.pem", "-tlshostname", "localhost"]
+        return attempt("nbd-client", "-l", "localhost", str(server.port),
+                       *(["-enable-tls", *files] if folder else []))[1]
+
+    with Server(*pki().x509(), "-v", "-x", "the-disk", tcp=True) as server:
+        check("the-disk" in ask(server, pki().good), "not listed")
+        for folder in (other, None):
+            check("the-disk" not in ask(server, folder), "listed")
+        check("the-disk" in ask(server, pki().good), "not listed any more")
+
+
 def test_gnutls_client():
     """GnuTLS's own client: both versions, a rehandshake, and what it is refused for."""
     need("gnutls-cli")

@@ -204,18 +204,38 @@ END_TEST
 START_TEST(test_flood)
 {
 	struct pair pair;
-	ssize_t got = -EAGAIN;
-	uint8_t byte;
-	int asked = 0;
+	ssize_t got = 1;
+	uint8_t byte = 0;
 
 	pair_open(&pair, TLS_SERVER, TLS1_3_VERSION);
-	for (; got == -EAGAIN && asked < 200000; asked++) {
+	for (int asked = 0; got == 1 && asked < 200000; asked++) {
 		ck_assert_int_eq(SSL_key_update(pair.peer, SSL_KEY_UPDATE_REQUESTED), 1);
-		ck_assert_int_eq(SSL_do_handshake(pair.peer), 1);
+		ck_assert_int_eq(SSL_write(pair.peer, &byte, 1), 1);
 		got = transport_recv(&pair.ours, &byte, 1, MSG_DONTWAIT);
 	}
 	ck_assert_int_eq(got, -ECONNABORTED);
 	ck_assert_str_eq(transport_reason(&pair.ours), "the peer reads no answers");
+	pair_close(&pair);
+}
+END_TEST
+
+/* Nor may who changes keys and never says anything keep us busy; some changes are well. */
+START_TEST(test_nothing_but_keys)
+{
+	struct pair pair;
+	ssize_t got = -EAGAIN;
+	uint8_t byte;
+	int asked = 0;
+
+	pair_open(&pair, _i ? TLS_SERVER : TLS_CLIENT, TLS1_3_VERSION);
+	for (; got == -EAGAIN && asked < 1000; asked++) {
+		ck_assert_int_eq(SSL_key_update(pair.peer, SSL_KEY_UPDATE_NOT_REQUESTED), 1);
+		ck_assert_int_eq(SSL_do_handshake(pair.peer), 1);
+		got = transport_recv(&pair.ours, &byte, 1, MSG_DONTWAIT);
+	}
+	ck_assert_int_eq(got, -ECONNABORTED);
+	ck_assert_int_gt(asked, 32);
+	ck_assert_str_eq(transport_reason(&pair.ours), "the peer changes its keys too often");
 	pair_close(&pair);
 }
 END_TEST
@@ -257,6 +277,7 @@ int main(void)
 	tcase_add_loop_test(tcase, test_of_the_peer, 0, 2);
 	tcase_add_loop_test(tcase, test_of_our_own, 0, 2);
 	tcase_add_test(tcase, test_flood);
+	tcase_add_loop_test(tcase, test_nothing_but_keys, 0, 2);
 	tcase_add_loop_test(tcase, test_renegotiation, 0, 2);
 	suite_add_tcase(suite, tcase);
 	runner = srunner_create(suite);
