@@ -201,8 +201,10 @@ static void *work_on_image(void *argument)
 
 static int run_on_image(struct client *clients, const struct disk *disk)
 {
-	const struct image_options options = {
-		.format = "qcow2", .access = IMAGE_READ_WRITE, .discard = DISCARD_UNMAP};
+	const struct image_options options = {.format = "qcow2",
+					      .key_secret = features_key(),
+					      .access = IMAGE_READ_WRITE,
+					      .discard = DISCARD_UNMAP};
 	struct error err = ERROR_INIT;
 	pthread_t threads[CLIENTS];
 	struct image *image;
@@ -323,7 +325,8 @@ static int run_on_server(struct client *clients, const struct disk *disk)
 			    .format = "qcow2",
 			    .name = "",
 			    .discard = DISCARD_UNMAP,
-			    .access = IMAGE_READ_WRITE},
+			    .access = IMAGE_READ_WRITE,
+			    .key_secret = features_key()},
 		.persistent = true,
 		.signals_elsewhere = true,
 	};

@@ -18,13 +18,18 @@
 
 #include "server/image/image.h"
 #include "server/image/qcow2/writer.h"
+#include "server/secret.h"
 
 enum {
 	VALUES = 8,
 	AREA = 32, /* sectors */
 	CANDIDATES = 300,
 	BASE_LONGER = 1 << 20,
+	CREATE_TRIES = 8, /* qemu-img measures how fast it makes keys, and may fail at that */
 };
+
+#define KEY    "words"
+#define SECRET "--object secret,id=s,data=" KEY
 
 static const struct {
 	const char *name;
@@ -40,6 +45,7 @@ static const struct {
 	[AXIS_CONTENT] = {"content", {"plain", "zlib", "zstd"}},
 	[AXIS_LAZY] = {"lazy", {"no", "yes"}},
 	[AXIS_WAY] = {"way", {"driver", "server"}},
+	[AXIS_ENCRYPTION] = {"encryption", {"no", "luks"}},
 };
 
 int run(const char *format, ...)
@@ -161,6 +167,9 @@ bool features_possible(const struct features *row)
 	if (!is_plain(row, AXIS_DATA_FILE) && (snapshot || compressed))
 		return false;
 	if (features_has(row, AXIS_DATA_FILE, "raw") && !is_plain(row, AXIS_BACKING))
+		return false;
+	if (!is_plain(row, AXIS_ENCRYPTION) &&
+	    (compressed || features_has(row, AXIS_DATA_FILE, "raw")))
 		return false;
 	if (width == 1 && (snapshot || compressed))
 		return false; /* nothing can be shared, not even a sector */
@@ -294,19 +303,58 @@ static void options_of(const struct disk *disk, char *options, size_t size)
 	const struct features *row = disk->row;
 	bool old = !is_plain(row, AXIS_VERSION);
 
-	snprintf(options, size, "cluster_size=%s,compat=%s,refcount_bits=%s%s%s%s%s%s%s",
+	snprintf(options, size, "cluster_size=%s,compat=%s,refcount_bits=%s%s%s%s%s%s%s%s",
 		 value_of(row, AXIS_CLUSTER), old ? "0.10" : "1.1", value_of(row, AXIS_REFCOUNT),
 		 is_plain(row, AXIS_SUBCLUSTERS) ? "" : ",extended_l2=on",
 		 is_plain(row, AXIS_LAZY) ? "" : ",lazy_refcounts=on",
 		 features_has(row, AXIS_CONTENT, "zstd") ? ",compression_type=zstd" : "",
 		 *disk->data ? ",data_file=" : "", disk->data,
-		 features_has(row, AXIS_DATA_FILE, "raw") ? ",data_file_raw=on" : "");
+		 features_has(row, AXIS_DATA_FILE, "raw") ? ",data_file_raw=on" : "",
+		 is_plain(row, AXIS_ENCRYPTION)
+			 ? ""
+			 : ",encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10");
+}
+
+const struct secret *features_key(void)
+{
+	static struct secret *key;
+
+	if (!key)
+		key = secret_create(KEY, strlen(KEY), NULL);
+	return key;
+}
+
+/* The image in words of qemu-img. */
+static const char *node_of(const struct disk *disk)
+{
+	static char words[256];
+
+	if (is_plain(disk->row, AXIS_ENCRYPTION))
+		snprintf(words, sizeof(words), "-f qcow2 %s", disk->path);
+	else
+		snprintf(words, sizeof(words),
+			 SECRET " --image-opts driver=qcow2,encrypt.key-secret=s,file.filename=%s",
+			 disk->path);
+	return words;
+}
+
+static int create(const struct disk *disk, const char *options, const char *backing)
+{
+	const char *secret = is_plain(disk->row, AXIS_ENCRYPTION) ? "" : SECRET;
+	int rc = -1;
+
+	for (int i = 0; i < CREATE_TRIES && rc; i++)
+		rc = run("qemu-img create -q -f qcow2 %s -o %s %s %s %llu %s", secret, options,
+			 backing, disk->path, (unsigned long long)disk->sectors * FEATURES_SECTOR,
+			 i + 1 < CREATE_TRIES ? "2>/dev/null" : "");
+	return rc;
 }
 
 /* Writes the image's own layer through the driver. */
 static int fill(const struct disk *disk)
 {
-	const struct image_options options = {.format = "qcow2", .access = IMAGE_READ_WRITE};
+	const struct image_options options = {
+		.format = "qcow2", .key_secret = features_key(), .access = IMAGE_READ_WRITE};
 	uint8_t bytes[AREA * FEATURES_SECTOR];
 	struct error err = ERROR_INIT;
 	struct image *image;
@@ -362,8 +410,8 @@ static bool is_dirty(const struct disk *disk)
 
 int disk_ask_qemu(const struct disk *disk)
 {
-	return run("qemu-img check -q %s -f qcow2 %s >%s/said 2>&1", is_dirty(disk) ? "-r all" : "",
-		   disk->path, disk->folder);
+	return run("qemu-img check -q %s %s >%s/said 2>&1", is_dirty(disk) ? "-r all" : "",
+		   node_of(disk), disk->folder);
 }
 
 int64_t disk_corruptions(struct image *image)
@@ -389,8 +437,7 @@ int disk_make(struct disk *disk)
 	options_of(disk, options, sizeof(options));
 	rc = make_base(disk, backing, sizeof(backing));
 	if (rc == 0 && is_plain(disk->row, AXIS_CONTENT)) {
-		rc = run("qemu-img create -q -f qcow2 -o %s %s %s %llu", options, backing,
-			 disk->path, (unsigned long long)disk->sectors * FEATURES_SECTOR);
+		rc = create(disk, options, backing);
 		rc = rc ? rc : fill(disk);
 	} else if (rc == 0) {
 		snprintf(raw, sizeof(raw), "%s/raw", disk->folder);
@@ -403,7 +450,8 @@ int disk_make(struct disk *disk)
 			      options, backing, raw, disk->path, raw);
 	}
 	if (rc == 0 && !is_plain(disk->row, AXIS_SNAPSHOT))
-		rc = run("qemu-img snapshot -c before %s", disk->path);
+		rc = run("qemu-img snapshot -c before %s",
+			 is_plain(disk->row, AXIS_ENCRYPTION) ? disk->path : node_of(disk));
 	if (rc == 0 && !is_plain(disk->row, AXIS_LAZY))
 		rc = make_dirty(disk);
 	return rc ? -1 : 0;

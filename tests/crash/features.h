@@ -20,7 +20,8 @@ enum axis {
 	AXIS_DATA_FILE,
 	AXIS_CONTENT,
 	AXIS_LAZY,
-	AXIS_WAY,
+	AXIS_WAY, /* from here on: not for faults of the host */
+	AXIS_ENCRYPTION,
 	AXES
 };
 
@@ -57,6 +58,9 @@ struct disk {
 enum layer disk_layer(const struct disk *disk, uint64_t sector);
 /* Makes the image, its backing file and its data file. 0, or -1. */
 int disk_make(struct disk *disk);
+
+/* What opens all encrypted images. */
+const struct secret *features_key(void);
 
 /* qemu-img check, what it says in the file `said` of the folder: 0 clean, 3 leaks, 2 corruptions,
  * 1 or other: cannot be opened or read. Of a dirty image: after it has been repaired. */

@@ -14,6 +14,8 @@
 #include "server/image/epoch.h"
 #include "writer.h"
 
+enum { ZEROES_STEP = 64 << 10 };
+
 /* One step: guest clusters in a row that get host clusters in a row. */
 struct plan {
 	struct qcow2_claim claim;
@@ -210,12 +212,33 @@ static int fill_cluster(struct qcow2 *q, const struct plan *plan, unsigned int i
 	return rc;
 }
 
-/* Room that reads as zeroes. The file must reach so far, or the image would be called broken. */
+static int write_zeroes(struct qcow2 *q, uint64_t host, uint64_t length)
+{
+	uint64_t room = min_of(length, (uint64_t)ZEROES_STEP);
+	AUTO_FREE uint8_t *zeroes = calloc(1, room);
+	int rc = zeroes ? 0 : -ENOMEM;
+
+	while (length && rc == 0) {
+		uint64_t step = min_of(length, room);
+
+		rc = write_host(q, zeroes, step, host);
+		host += step;
+		length -= step;
+	}
+	return rc;
+}
+
+/* Room that reads as zeroes. In a data file a cluster has only one place, which the tables on the
+ * disk may still call data: there it must decrypt to zeroes, too. Elsewhere the file must reach so
+ * far, or the image would be called broken. */
 static int reserve_zeroes(struct qcow2 *q, uint64_t host, uint64_t length)
 {
 	uint64_t size, end = host + length;
-	int rc = hostfile_zero(q->data, host, length, 0);
+	int rc;
 
+	if (q->crypt && qcow2_has_data_file(&q->header))
+		return write_zeroes(q, host, length);
+	rc = hostfile_zero(q->data, host, length, 0);
 	if (rc == 0)
 		rc = hostfile_size(q->data, &size);
 	if (rc == 0 && size < end)
