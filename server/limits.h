@@ -19,6 +19,9 @@ enum {
 	SEND_BUFFER = 512 << 10,
 	/* Reads up to here are copied into the send buffer; larger ones move without a copy. */
 	READ_INLINE_MAX = 32 << 10,
+	/* Encrypted ones up to here are decrypted there: a job and its buffer would cost as much
+	 * again, and what is larger is worth sharing with the workers. */
+	DECRYPT_INLINE_MAX = 128 << 10,
 	/* After a miss so many reads look into the page cache before they try it. */
 	WARY_READS = 1000,
 	/* The largest piece of one request in a job's buffer. */

@@ -356,6 +356,13 @@ enum served {
 	SERVED_ALL,  /* nothing is left to be said */
 };
 
+/* Is it copied into the send buffer, for which reply_make_room() has seen to room? */
+static bool is_small(const struct extent *extent)
+{
+	return extent->length <=
+	       (extent->kind == EXTENT_ENCRYPTED ? DECRYPT_INLINE_MAX : READ_INLINE_MAX);
+}
+
 /* The common large case: one run, in memory. */
 static enum served serve_run(struct connection *connection, const struct nbd_request *request)
 {
@@ -364,7 +371,12 @@ static enum served serve_run(struct connection *connection, const struct nbd_req
 
 	if (export_map(connection->export_, request->offset, request->length, MAP_READ, MAP_NOWAIT,
 		       &extent) ||
-	    extent.length < request->length || extent.kind != EXTENT_FILE || !is_resident(&extent))
+	    extent.length < request->length)
+		return SERVED_NOT;
+	if (extent.kind == EXTENT_ENCRYPTED && is_small(&extent))
+		return send_cached(connection, request, request->offset, &extent) ? SERVED_PART
+										  : SERVED_NOT;
+	if (extent.kind != EXTENT_FILE || !is_resident(&extent))
 		return SERVED_NOT;
 	return send_run_chunk(connection, request, request->offset, &extent) ? SERVED_PART
 									     : SERVED_ALL;
@@ -401,7 +413,6 @@ static enum served send_run(struct connection *connection, const struct nbd_requ
 			    uint64_t offset, uint64_t left, uint64_t *length)
 {
 	struct extent extent;
-	bool small;
 	EPOCH_SCOPE;
 
 	if (export_map(connection->export_, offset, left, MAP_READ, MAP_NOWAIT, &extent) ||
@@ -413,8 +424,7 @@ static enum served send_run(struct connection *connection, const struct nbd_requ
 		return SERVED_PART;
 	}
 	*length = extent.length = chunk_length(offset, extent.length);
-	small = extent.length <= READ_INLINE_MAX;
-	if (small)
+	if (is_small(&extent))
 		return send_cached(connection, request, offset, &extent) ? SERVED_PART : SERVED_NOT;
 	/* There is much to compute for encrypted bytes: the workers share it. */
 	if (extent.kind == EXTENT_ENCRYPTED || !is_resident(&extent))

@@ -363,7 +363,7 @@ enum { HEAD_ROOM = 64, HEAD_RUNS = 4 };
 
 bool reply_make_room(struct connection *connection)
 {
-	if (is_full(&connection->thread->send, READ_INLINE_MAX + HEAD_ROOM, HEAD_RUNS))
+	if (is_full(&connection->thread->send, DECRYPT_INLINE_MAX + HEAD_ROOM, HEAD_RUNS))
 		reply_flush(connection, false);
 	return !connection->dead;
 }

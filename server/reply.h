@@ -74,7 +74,7 @@ void reply_zeroes(struct connection *connection, uint64_t length);
  * after it waits.
  */
 
-/* Afterwards one head and READ_INLINE_MAX bytes fit without a flush. False: dead. */
+/* Afterwards one head and DECRYPT_INLINE_MAX bytes fit without a flush. False: dead. */
 bool reply_make_room(struct connection *connection);
 
 /* Can reply_fill() do anything on this connection? */
