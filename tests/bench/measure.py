@@ -10,14 +10,15 @@ import threading
 import time
 from pathlib import Path
 
-from servers import SECRET, Running
+from servers import KEYS, SECRET, Running
 
 MIB = 1 << 20
 TOOL_TIMEOUT = 120
 SPARSE_STRIDE, SPARSE_DATA = 16 * MIB, MIB
 FRESH_SIZE, TEBI = 64 << 30, 1 << 40
 # The images of qcow2 rows, and the raw ones that have the same content.
-RAW_TWINS = {"qcow2": "disk", "luks": "disk", "zlib": "zlib-raw", "fresh": "fresh-raw", "tebi": "tebi-raw"}
+RAW_TWINS = {"qcow2": "disk", "luks": "disk", "qcow2-luks": "disk",
+             "zlib": "zlib-raw", "fresh": "fresh-raw", "tebi": "tebi-raw"}
 
 
 class Images:
@@ -41,8 +42,8 @@ class Images:
                 self._make_sparse()
             elif place == "zlib":
                 self._make_zlib()
-            elif place == "luks":
-                self._make_luks()
+            elif place in KEYS:
+                self._make_encrypted(place)
             elif place == "qcow2":
                 self._convert(place)
             elif place in RAW_TWINS:
@@ -68,17 +69,17 @@ class Images:
                        self.paths[RAW_TWINS[place]], self.paths[place])
         self.clean(place)
 
-    def _make_luks(self):
-        made = False
+    def _make_encrypted(self, place):
+        made, path, driver = False, self.paths[place], place.split("-", 1)[0]
+        options = {"luks": "key-secret=s,iter-time=10",
+                   "qcow2": "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"}
         for _ in range(8):  # it measures its own speed, which fails at times
             made = made or not subprocess.run(
-                ["qemu-img", "create", "-q", "-f", "luks", *SECRET, "-o",
-                 "key-secret=s,iter-time=10", self.paths["luks"], str(self.size)],
-                check=False).returncode
+                ["qemu-img", "create", "-q", "-f", driver, *SECRET, "-o", options[driver], path,
+                 str(self.size)], check=False).returncode
         self._qemu_img("convert", *SECRET, "-n", "-f", "raw", "--target-image-opts",
-                       self.paths["disk"],
-                       f"driver=luks,key-secret=s,file.filename={self.paths['luks']}")
-        self.clean("luks")
+                       self.paths["disk"], f"driver={driver},{KEYS[place]}=s,file.filename={path}")
+        self.clean(place)
 
     def _make_zlib(self):
         with open(self.paths["zlib-raw"], "wb") as image:

@@ -130,14 +130,28 @@ def _qcow2_rows():
               place="tebi", format="qcow2", short=False)
 
 
+# AES-256-XTS; how far from raw is told by the processor time of each.
+_LUKS_WORKS = [
+    ("read-4k-d1", "4k randread depth 1", _load("read", 4 * KIB, 1), Targets(qemu=1.2)),
+    ("read-4k-d64", "4k randread depth 64", _load("read", 4 * KIB, 64), Targets(qemu=1.2)),
+    ("read-1m-d8", "1M sequential read, depth 8",
+     {**_load("read", MIB, 8), "sequential": True}, Targets(qemu=1.2)),
+    ("write-4k-d64", "4k randwrite in place, depth 64", _load("write", 4 * KIB, 64),
+     Targets(qemu=1.2)),
+    ("write-1m-d8", "1M sequential write in place, depth 8",
+     {**_load("write", MIB, 8), "sequential": True}, Targets(qemu=1.2)),
+    ("read-4k-d64-c4", "4k randread depth 64, 4 connections", _load("read", 4 * KIB, 64, 4),
+     Targets(qemu=1.2)),
+    ("read-1m-d8-c4", "1M read, depth 8, 4 connections", _load("read", MIB, 8, 4),
+     Targets(qemu=1.2)),
+]
+
+
 def _luks_rows():
-    """AES-256-XTS; how far from raw is told by the processor time of each."""
-    for key, title, load, _ in _QCOW2_WORKS:
-        if key != "read-4k-d16":
-            yield Row("luks-" + key, "luks " + title, "load", Targets(qemu=1.2), load, place="luks",
-                      writes=_is_write(load), format="luks", short=False)
-    yield Row("luks-write-1m-d8", "luks 1M write, depth 8", "load", Targets(qemu=1.2),
-              _load("write", MIB, 8), place="luks", writes=True, format="luks", short=False)
+    for place in ("luks", "qcow2-luks"):
+        for key, title, load, targets in _LUKS_WORKS:
+            yield Row(f"{place}-{key}", f"{place} {title}", "load", targets, load, place=place,
+                      writes=_is_write(load), format=place, short=False)
 
 
 def _qcow2_row(key, title, load, targets, place):

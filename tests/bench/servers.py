@@ -74,8 +74,9 @@ class Place:
             return client.recv(8)
 
 
-# Of the images that are encrypted.
+# Of the images that are encrypted: formats, and QEMU's property for the key.
 SECRET = ["--object", "secret,id=s,data=words"]
+KEYS = {"luks": "key-secret", "qcow2-luks": "encrypt.key-secret"}
 
 
 class Server:
@@ -96,31 +97,32 @@ class Server:
 
 
 class Hawserd(Server):
-    formats = ("raw", "qcow2", "luks")
+    formats = ("raw", "qcow2", *KEYS)
 
     def command(self, place, image, directory, image_format):
         where = ["-k", place.path] if place.path else ["-p", str(place.port), "-b", "127.0.0.1"]
-        key = [*SECRET, "--key-secret=s"] if image_format == "luks" else []
-        return [self.program, "-t", "-e", "0", "-f", image_format, *key, *place.objects(), *where,
-                image]
+        key = [*SECRET, "--key-secret=s"] if image_format in KEYS else []
+        return [self.program, "-t", "-e", "0", "-f", image_format.split("-", 1)[0], *key,
+                *place.objects(), *where, image]
 
 
 class HawserdRaw(Hawserd):
     """What hawserd costs without the format: a peer of its own in the rows of formats."""
 
-    formats = ("qcow2", "luks")
+    formats = ("qcow2", *KEYS)
     serves_raw = True
 
 
 class QemuNbd(Server):
     package = "qemu-utils"
-    formats = ("raw", "qcow2", "luks")
+    formats = ("raw", "qcow2", *KEYS)
 
     def command(self, place, image, directory, image_format):
         where = ["-k", place.path] if place.path else ["-p", str(place.port), "-b", "127.0.0.1"]
         what = ["-f", image_format, image]
-        if image_format == "luks":
-            what = [*SECRET, "--image-opts", f"driver=luks,key-secret=s,file.filename={image}"]
+        if image_format in KEYS:
+            what = [*SECRET, "--image-opts", f"driver={image_format.split('-', 1)[0]},"
+                    f"{KEYS[image_format]}=s,file.filename={image}"]
         return [self.program, *self.options, "-t", "-e", "0", "--cache=writeback",
                 *place.objects(), *where, *what]
 
