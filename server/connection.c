@@ -22,10 +22,10 @@
 #include "server-internal.h"
 #include "trace.h"
 
-/* The longest spin before sleeping, and the shortest that is worth trying (performance: a wake-up
- * costs about this much). */
-#define SPIN_MAX (40 * CLOCK_MICROSECOND)
-#define SPIN_MIN (5 * CLOCK_MICROSECOND)
+/* Less than this is received at once, whatever layer does it. */
+enum { RECEIVE_SMALL = 4096 };
+/* A thread whose waits are shorter is lively. */
+#define LIVELY CLOCK_MILLISECOND
 
 /* ---- Jobs ---- */
 
@@ -141,10 +141,12 @@ bool connection_has_room(const struct connection *connection)
 struct input {
 	uint8_t *bytes;
 	size_t begin, end;
-	uint64_t began; /* of this service */
-	bool within;    /* the peer is silent in the middle of a request */
-	bool blocked;   /* limits were reached: what is buffered must wait */
-	bool yielding;  /* others wait for a thread: take nothing new, end when jobs are back */
+	uint64_t began;  /* of this service */
+	uint64_t silent; /* since when there has been nothing to receive */
+	bool spun;       /* in vain, since then */
+	bool within;     /* the peer is silent in the middle of a request */
+	bool blocked;    /* limits were reached: what is buffered must wait */
+	bool yielding;   /* others wait for a thread: take nothing new, end when jobs are back */
 };
 
 /* One receive that does not wait: bytes, -EAGAIN, 0 at the end of the stream, -errno. */
@@ -177,30 +179,30 @@ static ssize_t receive_once(struct connection *connection, struct input *input)
 	return got;
 }
 
-/* A wake-up costs more than a short spin: try for a while, as long as that has paid lately. */
+/* A wake-up costs more than a short spin: try for a while, as long as that has paid lately, and
+ * nobody else wants the processor. */
 static ssize_t spin(struct connection *connection, struct input *input)
 {
 	struct engine_thread *thread = connection->thread;
-	uint64_t until;
+	uint64_t length = spin_length(&thread->spin), now = input->silent, last;
+	bool stolen = false;
 	ssize_t got = -EAGAIN;
 
-	if (!thread->spin || connection->jobs || !engine_spin_begin(thread->engine))
+	if (!length || connection->jobs || !engine_spin_begin(thread))
 		return -EAGAIN;
-	until = connection->statistics.now + thread->spin;
-	do
+	do {
 		got = receive_once(connection, input);
-	while (got == -EAGAIN && (connection->statistics.now = clock_now()) < until);
+		last = now;
+		now = clock_now();
+		/* What is received may take long; that there is nothing does not. */
+		stolen |= now - last > SPIN_CROWDED && got < RECEIVE_SMALL;
+	} while (got == -EAGAIN && !stolen && now - input->silent < length);
 	engine_spin_end(thread->engine);
+	connection->statistics.now = now;
+	input->spun = got == -EAGAIN;
+	if (got > 0)
+		spin_note(&thread->spin, stolen ? SPIN_STOLEN : SPIN_HIT, now - input->silent);
 	return got;
-}
-
-/* Learns from how long a wait took whether spinning pays. */
-static void spin_adapt(struct engine_thread *thread, uint64_t waited)
-{
-	if (waited <= SPIN_MAX)
-		thread->spin = SPIN_MAX;
-	else if (thread->spin)
-		thread->spin = thread->spin > SPIN_MIN ? thread->spin / 2 : 0;
 }
 
 /* False when a job came back in the meantime: then there is no reason to sleep. */
@@ -215,14 +217,18 @@ static bool fall_asleep(struct connection *connection)
 	return asleep;
 }
 
+/* Who wrote to the eventfd has said so. */
 static void wake_up(struct connection *connection)
 {
+	bool woken;
 	eventfd_t count;
 
 	pthread_mutex_lock(&connection->mail_lock);
+	woken = !connection->sleeping;
 	connection->sleeping = false;
 	pthread_mutex_unlock(&connection->mail_lock);
-	eventfd_read(connection->thread->wake_fd, &count);
+	if (woken)
+		eventfd_read(connection->thread->wake_fd, &count);
 }
 
 /* Is more input wanted now? */
@@ -230,6 +236,16 @@ static bool is_listening(const struct connection *connection, const struct input
 {
 	return !input->blocked && !input->yielding && !connection->resume_at &&
 	       !connection->disconnecting && !connection->dead;
+}
+
+/* Bytes came, or a deadline passed: what does that tell of the client's habits? */
+static void note_wait(const struct connection *connection, const struct input *input)
+{
+	struct engine_thread *thread = connection->thread;
+	uint64_t waited = connection->statistics.now - input->silent;
+
+	spin_note(&thread->spin, input->spun ? SPIN_MISSED : SPIN_SLEPT, waited);
+	engine_set_lively(thread, waited < LIVELY);
 }
 
 /* Sleeps until bytes or jobs arrive; false when the deadline passed. */
@@ -253,7 +269,7 @@ static bool sleep_for_work(struct connection *connection, const struct input *in
 	wake_up(connection);
 	connection->statistics.now = clock_now();
 	if (listen && !connection->jobs)
-		spin_adapt(connection->thread, connection->statistics.now - began);
+		note_wait(connection, input);
 	return ready != 0;
 }
 
@@ -315,8 +331,12 @@ static bool receive_more(struct connection *connection, struct input *input)
 {
 	ssize_t got = receive_once(connection, input);
 
-	if (got == -EAGAIN && !engine_wanted(connection->thread->engine))
-		got = spin(connection, input);
+	if (got == -EAGAIN) {
+		input->silent = clock_now();
+		input->spun = false;
+		if (!engine_wanted(connection->thread->engine))
+			got = spin(connection, input);
+	}
 	note_received(connection, input, got);
 	if (got != -EAGAIN)
 		return true;
@@ -374,7 +394,7 @@ enum connection_outcome connection_serve(struct connection *connection,
 	thread->send.total = 0;
 	thread->send.piped = 0;
 	thread->send.runs = 0;
-	thread->spin = SPIN_MAX;
+	spin_reset(&thread->spin);
 	connection->statistics.now = connection->statistics.received = clock_now();
 	/* What arrived together with the last option of the handshake, or before it was parked. */
 	if (connection->held.used)
@@ -383,6 +403,7 @@ enum connection_outcome connection_serve(struct connection *connection,
 	outbuf_clear(&connection->held);
 	while (!serve_turn(connection, &input))
 		;
+	engine_set_lively(thread, false);
 	if (!connection->dead && !connection->disconnecting && keep_rest(connection, &input))
 		return CONNECTION_PARK;
 	return CONNECTION_END;

@@ -32,7 +32,8 @@ struct engine {
 	bool closing;
 	atomic_uint waiting; /* length of ready */
 	atomic_uint spinning;
-	unsigned int spin_max; /* threads that may spin at once */
+	atomic_uint lively;    /* threads that have something to do all the time */
+	unsigned int spin_max; /* threads that may spin at once, and be lively beside that */
 };
 
 struct engine *engine_new(unsigned int threads_max)
@@ -72,8 +73,27 @@ bool engine_wanted(const struct engine *engine)
 	return atomic_load_explicit(&engine->waiting, memory_order_relaxed);
 }
 
-bool engine_spin_begin(struct engine *engine)
+void engine_set_lively(struct engine_thread *thread, bool lively)
 {
+	struct engine *engine = thread->engine;
+
+	if (lively == thread->lively)
+		return;
+	thread->lively = lively;
+	if (lively)
+		atomic_fetch_add_explicit(&engine->lively, 1, memory_order_relaxed);
+	else
+		atomic_fetch_sub_explicit(&engine->lively, 1, memory_order_relaxed);
+}
+
+bool engine_spin_begin(struct engine_thread *thread)
+{
+	struct engine *engine = thread->engine;
+	unsigned int others =
+		atomic_load_explicit(&engine->lively, memory_order_relaxed) - thread->lively;
+
+	if (others >= engine->spin_max)
+		return false;
 	if (atomic_fetch_add_explicit(&engine->spinning, 1, memory_order_relaxed) <
 	    engine->spin_max)
 		return true;

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "reply.h"
+#include "spin.h"
 
 struct connection;
 struct engine;
@@ -20,8 +21,9 @@ struct engine_thread {
 	struct send_buffer send;
 	int pipe[2]; /* for splice; -1 where there is none */
 	uint32_t pipe_size;
-	int wake_fd;   /* eventfd: jobs came back, or the server drains */
-	uint64_t spin; /* nanoseconds to spin before sleeping; adapts */
+	int wake_fd;      /* eventfd: jobs came back, or the server drains */
+	struct spin spin; /* of the connection that it serves */
+	bool lively;      /* as told by engine_set_lively() */
 };
 
 /* NULL: out of memory. */
@@ -40,8 +42,10 @@ bool engine_wanted(const struct engine *engine);
 void engine_block_begin(struct engine *engine);
 void engine_block_end(struct engine *engine);
 
+/* Does this thread wait for moments only? Then it is not to be held up by one that spins. */
+void engine_set_lively(struct engine_thread *thread, bool lively);
 /* May this thread spin, that is: is a processor to spare? Balanced by engine_spin_end(). */
-bool engine_spin_begin(struct engine *engine);
+bool engine_spin_begin(struct engine_thread *thread);
 void engine_spin_end(struct engine *engine);
 
 #endif

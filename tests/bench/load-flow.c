@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "common/cleanup.h"
 #include "common/clock.h"
@@ -449,6 +450,15 @@ static int receive_ready(struct flow_group *group)
 	return 0;
 }
 
+/* A client that has something else to do between its requests. */
+static void think(const struct flow_group *group)
+{
+	unsigned int microseconds = group->share->options->think;
+
+	if (microseconds)
+		usleep(microseconds);
+}
+
 static int run_loop(struct flow_group *group)
 {
 	for (;;) {
@@ -464,6 +474,7 @@ static int run_loop(struct flow_group *group)
 							  : receive_ready(group);
 		if (rc)
 			return rc;
+		think(group);
 	}
 }
 

@@ -319,6 +319,7 @@ static const char usage_text[] =
 	"  --count N        at most so many requests; with --seconds 0 only that ends it\n"
 	"  --sequential     one after the other instead of scattered\n"
 	"  --read-percent P share of reads in mixed (default 50)\n"
+	"  --think US       rest so many microseconds before the next requests\n"
 	"  --hot-bytes N --hot-percent P   P of 100 requests go to the first N bytes\n"
 	"  --simple         do not ask for structured replies\n"
 	"  --verify         the data must be, and stays, the pattern of --op image\n"
@@ -415,6 +416,7 @@ static int parse_options(struct load_options *options, int argc, char **argv)
 		{"count", OPTION_SIZE, &options->count},
 		{"sequential", OPTION_FLAG, &options->sequential},
 		{"read-percent", OPTION_NUMBER, &options->read_percent},
+		{"think", OPTION_NUMBER, &options->think},
 		{"hot-bytes", OPTION_SIZE, &options->hot_bytes},
 		{"hot-percent", OPTION_NUMBER, &options->hot_percent},
 		{"simple", OPTION_FLAG, &options->simple},

@@ -43,6 +43,7 @@ struct load_options {
 	unsigned int threads;
 	unsigned int hot_percent;
 	unsigned int read_percent; /* LOAD_MIXED */
+	unsigned int think;        /* microseconds that a thread rests after each round */
 	bool sequential;
 	bool simple; /* do not ask for structured replies */
 	bool verify;
