@@ -285,9 +285,9 @@ static int greet(const struct relay_thread *relay)
 	struct transport plain;
 	int rc;
 
-	nbd_put64(greeting, NBD_MAGIC);
-	nbd_put64(greeting + 8, NBD_OPTION_MAGIC);
-	nbd_put16(greeting + 16, relay->server_flags);
+	store_be64(greeting, NBD_MAGIC);
+	store_be64(greeting + 8, NBD_OPTION_MAGIC);
+	store_be16(greeting + 16, relay->server_flags);
 	transport_init_plain(&plain, relay->local);
 	rc = transport_write_full(&plain, greeting, sizeof(greeting), deadline);
 	return rc ? rc : transport_read_full(&plain, answer, sizeof(answer), deadline);

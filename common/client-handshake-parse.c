@@ -56,11 +56,11 @@ int client_greeting_parse(const void *greeting, size_t length, uint16_t *flags, 
 	const uint8_t *at = greeting;
 	uint64_t kind;
 
-	if (length < 8 || nbd_get64(at) != NBD_MAGIC)
+	if (length < 8 || load_be64(at) != NBD_MAGIC)
 		return foreign_greeting(greeting, length, err);
 	if (length < 16)
 		return 0;
-	kind = nbd_get64(at + 8);
+	kind = load_be64(at + 8);
 	if (kind == NBD_OLDSTYLE_MAGIC)
 		return error_set(err, EPROTO,
 				 "the server speaks the oldstyle NBD protocol, which knows no "
@@ -71,7 +71,7 @@ int client_greeting_parse(const void *greeting, size_t length, uint16_t *flags, 
 				 "(magic %016" PRIx64 ")",
 				 kind);
 	if (length >= sizeof(struct nbd_greeting_wire))
-		*flags = nbd_get16(at + 16);
+		*flags = load_be16(at + 16);
 	return 0;
 }
 
@@ -82,17 +82,17 @@ int client_reply_parse(const void *header, uint32_t option, struct client_reply 
 {
 	const uint8_t *at = header;
 
-	if (nbd_get64(at) != NBD_OPTION_REPLY_MAGIC)
+	if (load_be64(at) != NBD_OPTION_REPLY_MAGIC)
 		return error_set(err, EPROTO,
 				 "the server's answer to %s does not start as a reply does "
 				 "(magic %016" PRIx64 ")",
-				 nbd_option_name(option), nbd_get64(at));
-	if (nbd_get32(at + 8) != option)
+				 nbd_option_name(option), load_be64(at));
+	if (load_be32(at + 8) != option)
 		return error_set(err, EPROTO,
 				 "the server answers to option %" PRIu32 ", but was asked %s",
-				 nbd_get32(at + 8), nbd_option_name(option));
-	reply->type = nbd_get32(at + 12);
-	reply->length = nbd_get32(at + 16);
+				 load_be32(at + 8), nbd_option_name(option));
+	reply->type = load_be32(at + 12);
+	reply->length = load_be32(at + 16);
 	if (reply->length > CLIENT_REPLY_MAX)
 		return error_set(err, E2BIG,
 				 "the server's answer to %s has %" PRIu32
@@ -142,7 +142,7 @@ int client_server_parse(const void *payload, uint32_t length, struct nbd_export_
 	uint32_t name_length;
 	int rc;
 
-	if (length < 4 || (name_length = nbd_get32(at)) > length - 4)
+	if (length < 4 || (name_length = load_be32(at)) > length - 4)
 		return error_set(err, EPROTO,
 				 "the server's list of exports has an entry of the wrong length");
 	rc = take_string(at + 4, name_length, "an export name", &info->name, err);
@@ -159,8 +159,8 @@ static int parse_export(const uint8_t *at, uint32_t length, struct nbd_export_in
 				 "the server's size information has %" PRIu32
 				 " bytes; 12 are right",
 				 length);
-	info->size = nbd_get64(at + 2);
-	info->flags = nbd_get16(at + 10);
+	info->size = load_be64(at + 2);
+	info->flags = load_be16(at + 10);
 	if (!(info->flags & NBD_FLAG_HAS_FLAGS))
 		info->flags = 0;
 	if (info->size >= EXPORT_SIZE_LIMIT)
@@ -200,9 +200,9 @@ static int parse_block_sizes(const uint8_t *at, uint32_t length, struct nbd_expo
 				 "the server's block size information has %" PRIu32
 				 " bytes; 14 are right",
 				 length);
-	minimum = nbd_get32(at + 2);
-	preferred = nbd_get32(at + 6);
-	maximum = nbd_get32(at + 10);
+	minimum = load_be32(at + 2);
+	preferred = load_be32(at + 6);
+	maximum = load_be32(at + 10);
 	if (!block_sizes_sane(minimum, preferred, maximum))
 		return error_set(err, EPROTO,
 				 "the server's block sizes make no sense: minimum %" PRIu32
@@ -229,7 +229,7 @@ int client_info_parse(const void *payload, uint32_t length, struct nbd_export_in
 
 	if (length < 2)
 		return error_set(err, EPROTO, "the server sends export information without a type");
-	type = nbd_get16(payload);
+	type = load_be16(payload);
 	/* Unknown ones are of no concern to us (C8). */
 	if (type >= sizeof(parsers) / sizeof(parsers[0]))
 		return 0;
@@ -243,7 +243,7 @@ int client_context_parse(const void *payload, uint32_t length, struct nbd_contex
 
 	if (length < 4)
 		return error_set(err, EPROTO, "the server sends a metadata context without a name");
-	context->id = nbd_get32(at);
+	context->id = load_be32(at);
 	return take_string(at + 4, length - 4, "a context name", &context->name, err);
 }
 

@@ -118,7 +118,7 @@ int client_handshake_start(struct client_handshake *handshake, struct transport 
 	/* Only what was offered, and nothing else (C2). */
 	handshake->client_flags =
 		handshake->server_flags & (NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
-	nbd_put32(answer, handshake->client_flags);
+	store_be32(answer, handshake->client_flags);
 	rc = write_bytes(handshake, answer, sizeof(answer), "the greeting", err);
 	if (!rc)
 		handshake->phase = CLIENT_HANDSHAKE_HAGGLING;
@@ -346,11 +346,11 @@ static int ask_info(struct client_handshake *handshake, uint32_t option, const c
 	};
 	int rc;
 
-	nbd_put32(data, length);
+	store_be32(data, length);
 	memcpy(data + 4, name, length);
-	nbd_put16(at, WANTED);
+	store_be16(at, WANTED);
 	for (size_t i = 0; i < WANTED; i++)
-		nbd_put16(at + 2 + 2 * i, wanted[i]);
+		store_be16(at + 2 + 2 * i, wanted[i]);
 	rc = exchange_option(handshake, &exchange, err);
 	if (!rc && !info->has_size) {
 		error_set(err, EPROTO, "the server agrees to %s without telling the size",
@@ -443,7 +443,7 @@ static uint8_t *put_string(uint8_t *at, const char *text)
 {
 	size_t length = strlen(text);
 
-	nbd_put32(at, (uint32_t)length);
+	store_be32(at, (uint32_t)length);
 	memcpy(at + 4, text, length);
 	return at + 4 + length;
 }
@@ -461,7 +461,7 @@ static uint8_t *meta_data(const char *name, const char *const *queries, size_t c
 	if (!data)
 		return NULL;
 	at = put_string(data, name);
-	nbd_put32(at, (uint32_t)count);
+	store_be32(at, (uint32_t)count);
 	at += 4;
 	for (size_t i = 0; i < count; i++)
 		at = put_string(at, queries[i]);

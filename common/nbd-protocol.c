@@ -14,13 +14,13 @@ bool nbd_request_parse(const void *buffer, bool extended, struct nbd_request *re
 {
 	const uint8_t *at = buffer;
 
-	if (nbd_get32(at) != (extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC))
+	if (load_be32(at) != (extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC))
 		return false;
-	request->flags = nbd_get16(at + 4);
-	request->type = nbd_get16(at + 6);
+	request->flags = load_be16(at + 4);
+	request->type = load_be16(at + 6);
 	memcpy(&request->cookie, at + 8, sizeof(request->cookie)); /* opaque (S63) */
-	request->offset = nbd_get64(at + 16);
-	request->length = extended ? nbd_get64(at + 24) : nbd_get32(at + 24);
+	request->offset = load_be64(at + 16);
+	request->length = extended ? load_be64(at + 24) : load_be32(at + 24);
 	return true;
 }
 
@@ -55,7 +55,7 @@ static bool take_string(const uint8_t **at, const uint8_t *end, struct nbd_strin
 
 	if (end - *at < 4)
 		return false;
-	length = nbd_get32(*at);
+	length = load_be32(*at);
 	*at += 4;
 	if ((uint64_t)(end - *at) < length)
 		return false;
@@ -70,7 +70,7 @@ bool nbd_info_request_parse(const void *payload, uint32_t length, struct nbd_inf
 
 	if (!take_string(&at, end, &out->name) || end - at < 2)
 		return false;
-	out->count = nbd_get16(at);
+	out->count = load_be16(at);
 	out->types = at + 2;
 	return end - out->types == 2 * (ptrdiff_t)out->count;
 }
@@ -78,7 +78,7 @@ bool nbd_info_request_parse(const void *payload, uint32_t length, struct nbd_inf
 bool nbd_info_requested(const struct nbd_info_request *request, enum nbd_info type)
 {
 	for (uint16_t i = 0; i < request->count; i++)
-		if (nbd_get16(request->types + 2 * (size_t)i) == type)
+		if (load_be16(request->types + 2 * (size_t)i) == type)
 			return true;
 	return false;
 }
@@ -90,7 +90,7 @@ bool nbd_meta_request_parse(const void *payload, uint32_t length, struct nbd_met
 
 	if (!take_string(&at, end, &out->name) || end - at < 4)
 		return false;
-	out->count = nbd_get32(at);
+	out->count = load_be32(at);
 	out->queries = at += 4;
 	out->end = end;
 	for (uint32_t i = 0; i < out->count; i++)
@@ -109,9 +109,9 @@ size_t nbd_option_build(void *at, uint32_t option, uint32_t length)
 {
 	struct nbd_option_wire *wire = at;
 
-	nbd_put64(&wire->magic, NBD_OPTION_MAGIC);
-	nbd_put32(&wire->option, option);
-	nbd_put32(&wire->length, length);
+	store_be64(&wire->magic, NBD_OPTION_MAGIC);
+	store_be32(&wire->option, option);
+	store_be32(&wire->length, length);
 	return sizeof(*wire);
 }
 
@@ -119,10 +119,10 @@ size_t nbd_option_reply_build(void *at, uint32_t option, uint32_t type, uint32_t
 {
 	struct nbd_option_reply_wire *wire = at;
 
-	nbd_put64(&wire->magic, NBD_OPTION_REPLY_MAGIC);
-	nbd_put32(&wire->option, option);
-	nbd_put32(&wire->type, type);
-	nbd_put32(&wire->length, length);
+	store_be64(&wire->magic, NBD_OPTION_REPLY_MAGIC);
+	store_be32(&wire->option, option);
+	store_be32(&wire->type, type);
+	store_be32(&wire->length, length);
 	return sizeof(*wire);
 }
 
@@ -130,15 +130,15 @@ size_t nbd_request_build(void *at, bool extended, const struct nbd_request *requ
 {
 	uint8_t *out = at;
 
-	nbd_put32(out, extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC);
-	nbd_put16(out + 4, request->flags);
-	nbd_put16(out + 6, request->type);
+	store_be32(out, extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC);
+	store_be16(out + 4, request->flags);
+	store_be16(out + 6, request->type);
 	memcpy(out + 8, &request->cookie, sizeof(request->cookie));
-	nbd_put64(out + 16, request->offset);
+	store_be64(out + 16, request->offset);
 	if (extended)
-		nbd_put64(out + 24, request->length);
+		store_be64(out + 24, request->length);
 	else
-		nbd_put32(out + 24, (uint32_t)request->length);
+		store_be32(out + 24, (uint32_t)request->length);
 	return nbd_request_size(extended);
 }
 
@@ -146,8 +146,8 @@ size_t nbd_simple_reply_build(void *at, uint64_t cookie, uint32_t error)
 {
 	struct nbd_simple_reply_wire *wire = at;
 
-	nbd_put32(&wire->magic, NBD_SIMPLE_REPLY_MAGIC);
-	nbd_put32(&wire->error, error);
+	store_be32(&wire->magic, NBD_SIMPLE_REPLY_MAGIC);
+	store_be32(&wire->error, error);
 	memcpy(&wire->cookie, &cookie, sizeof(cookie));
 	return sizeof(*wire);
 }
@@ -157,15 +157,15 @@ size_t nbd_chunk_build(void *at, bool extended, uint16_t flags, uint16_t type, u
 {
 	uint8_t *out = at;
 
-	nbd_put32(out, extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_REPLY_MAGIC);
-	nbd_put16(out + 4, flags);
-	nbd_put16(out + 6, type);
+	store_be32(out, extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_REPLY_MAGIC);
+	store_be16(out + 4, flags);
+	store_be16(out + 6, type);
 	memcpy(out + 8, &cookie, sizeof(cookie));
 	if (extended) {
-		nbd_put64(out + 16, offset);
-		nbd_put64(out + 24, length);
+		store_be64(out + 16, offset);
+		store_be64(out + 24, length);
 	} else {
-		nbd_put32(out + 16, (uint32_t)length);
+		store_be32(out + 16, (uint32_t)length);
 	}
 	return nbd_chunk_size(extended);
 }

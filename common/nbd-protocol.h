@@ -8,10 +8,11 @@
 #ifndef HAWSER_COMMON_NBD_PROTOCOL_H
 #define HAWSER_COMMON_NBD_PROTOCOL_H
 
-#include <endian.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "bytes.h"
 
 #define NBD_MAGIC                  UINT64_C(0x4e42444d41474943)
 #define NBD_OPTION_MAGIC           UINT64_C(0x49484156454f5054) /* IHAVEOPT */
@@ -215,50 +216,6 @@ struct nbd_extended_chunk_wire {
 	uint64_t offset;
 	uint64_t length;
 } __attribute__((packed));
-
-/* ---- Reading and writing numbers at any alignment ---- */
-
-static inline uint16_t nbd_get16(const void *at)
-{
-	uint16_t value;
-
-	__builtin_memcpy(&value, at, sizeof(value));
-	return be16toh(value);
-}
-
-static inline uint32_t nbd_get32(const void *at)
-{
-	uint32_t value;
-
-	__builtin_memcpy(&value, at, sizeof(value));
-	return be32toh(value);
-}
-
-static inline uint64_t nbd_get64(const void *at)
-{
-	uint64_t value;
-
-	__builtin_memcpy(&value, at, sizeof(value));
-	return be64toh(value);
-}
-
-static inline void nbd_put16(void *at, uint16_t value)
-{
-	value = htobe16(value);
-	__builtin_memcpy(at, &value, sizeof(value));
-}
-
-static inline void nbd_put32(void *at, uint32_t value)
-{
-	value = htobe32(value);
-	__builtin_memcpy(at, &value, sizeof(value));
-}
-
-static inline void nbd_put64(void *at, uint64_t value)
-{
-	value = htobe64(value);
-	__builtin_memcpy(at, &value, sizeof(value));
-}
 
 /* ---- Parsed forms ---- */
 

@@ -23,8 +23,8 @@ void handshake_list(struct handshake *handshake, const uint8_t *payload, uint32_
 		handshake_reply(handshake, NBD_REP_SERVER, NULL, 0);
 		/* The head was written without its data: put the true length in. */
 		if (!handshake->out->failed)
-			nbd_put32(handshake->out->bytes + handshake->out->used - 4,
-				  4 + name + (uint32_t)strlen(text));
+			store_be32(handshake->out->bytes + handshake->out->used - 4,
+				   4 + name + (uint32_t)strlen(text));
 		outbuf_add32(handshake->out, name);
 		outbuf_add(handshake->out, export->name, name);
 		outbuf_add(handshake->out, text, strlen(text));
@@ -50,9 +50,9 @@ static void info_export(struct handshake *handshake, const struct export *export
 {
 	uint8_t data[12];
 
-	nbd_put16(data, NBD_INFO_EXPORT);
-	nbd_put64(data + 2, export->size);
-	nbd_put16(data + 10, flags_for(handshake, export, contexts_apply(handshake, export)));
+	store_be16(data, NBD_INFO_EXPORT);
+	store_be64(data + 2, export->size);
+	store_be16(data + 10, flags_for(handshake, export, contexts_apply(handshake, export)));
 	handshake_reply(handshake, NBD_REP_INFO, data, sizeof(data));
 }
 
@@ -61,7 +61,7 @@ static void info_text(struct handshake *handshake, enum nbd_info type, const cha
 	uint8_t data[2 + NBD_STRING_MAX];
 	size_t length = min_of(strlen(text), (size_t)NBD_STRING_MAX);
 
-	nbd_put16(data, type);
+	store_be16(data, type);
 	memcpy(data + 2, text, length);
 	handshake_reply(handshake, NBD_REP_INFO, data, (uint32_t)(2 + length));
 }
@@ -70,10 +70,10 @@ static void info_block_size(struct handshake *handshake)
 {
 	uint8_t data[14];
 
-	nbd_put16(data, NBD_INFO_BLOCK_SIZE);
-	nbd_put32(data + 2, EXPORT_BLOCK_MINIMUM);
-	nbd_put32(data + 6, EXPORT_BLOCK_PREFERRED);
-	nbd_put32(data + 10, EXPORT_PAYLOAD_MAX);
+	store_be16(data, NBD_INFO_BLOCK_SIZE);
+	store_be32(data + 2, EXPORT_BLOCK_MINIMUM);
+	store_be32(data + 6, EXPORT_BLOCK_PREFERRED);
+	store_be32(data + 10, EXPORT_PAYLOAD_MAX);
 	handshake_reply(handshake, NBD_REP_INFO, data, sizeof(data));
 }
 

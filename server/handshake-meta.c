@@ -60,7 +60,7 @@ static void reply_contexts(struct handshake *handshake, const struct export *exp
 		if (!name || !(contexts & (UINT64_C(1) << id)))
 			continue;
 		length = strlen(name); /* export_bitmaps_open() has seen to it that it is short */
-		nbd_put32(data, with_ids ? id : 0);
+		store_be32(data, with_ids ? id : 0);
 		memcpy(data + 4, name, length);
 		handshake_reply(handshake, NBD_REP_META_CONTEXT, data, (uint32_t)(4 + length));
 	}

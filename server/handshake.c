@@ -160,7 +160,7 @@ static size_t feed_flags(struct handshake *handshake, const uint8_t *data, size_
 
 	if (length < 4)
 		return 0;
-	flags = nbd_get32(data);
+	flags = load_be32(data);
 	handshake->fixed = flags & NBD_FLAG_FIXED_NEWSTYLE;
 	handshake->no_zeroes = flags & NBD_FLAG_NO_ZEROES;
 	handshake->phase = flags & ~(uint32_t)(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES)
@@ -256,9 +256,9 @@ static size_t feed_option(struct handshake *handshake, const uint8_t *data, size
 
 	if (length < head)
 		return 0;
-	handshake->option = nbd_get32(data + 8);
-	payload = nbd_get32(data + 12);
-	if (nbd_get64(data) != NBD_OPTION_MAGIC ||
+	handshake->option = load_be32(data + 8);
+	payload = load_be32(data + 12);
+	if (load_be64(data) != NBD_OPTION_MAGIC ||
 	    /* A client without fixed newstyle may only choose an export (S5). */
 	    (!handshake->fixed && handshake->option != NBD_OPT_EXPORT_NAME)) {
 		handshake->phase = HANDSHAKE_DROP;

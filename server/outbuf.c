@@ -39,7 +39,7 @@ void outbuf_add16(struct outbuf *out, uint16_t value)
 	void *at = outbuf_extend(out, sizeof(value));
 
 	if (at)
-		nbd_put16(at, value);
+		store_be16(at, value);
 }
 
 void outbuf_add32(struct outbuf *out, uint32_t value)
@@ -47,7 +47,7 @@ void outbuf_add32(struct outbuf *out, uint32_t value)
 	void *at = outbuf_extend(out, sizeof(value));
 
 	if (at)
-		nbd_put32(at, value);
+		store_be32(at, value);
 }
 
 void outbuf_add64(struct outbuf *out, uint64_t value)
@@ -55,7 +55,7 @@ void outbuf_add64(struct outbuf *out, uint64_t value)
 	void *at = outbuf_extend(out, sizeof(value));
 
 	if (at)
-		nbd_put64(at, value);
+		store_be64(at, value);
 }
 
 void outbuf_consume(struct outbuf *out, size_t length)

@@ -258,11 +258,11 @@ static void add_error_chunk(struct connection *connection, const struct nbd_requ
 
 	if (!at)
 		return;
-	nbd_put32(at, nbd_errno_from_host(-error));
-	nbd_put16(at + 4, (uint16_t)length);
+	store_be32(at, nbd_errno_from_host(-error));
+	store_be16(at + 4, (uint16_t)length);
 	memcpy(at + 6, text, length);
 	if (offset)
-		nbd_put64(at + 6 + length, *offset);
+		store_be64(at + 6 + length, *offset);
 }
 
 static inline void count(struct connection *connection, const struct nbd_request *request,
@@ -320,8 +320,8 @@ void reply_hole(struct connection *connection, const struct nbd_request *request
 
 	if (!at)
 		return;
-	nbd_put64(at, offset);
-	nbd_put32(at + 8, (uint32_t)length);
+	store_be64(at, offset);
+	store_be32(at + 8, (uint32_t)length);
 }
 
 size_t reply_data_head_size(const struct connection *connection)
@@ -342,7 +342,7 @@ void reply_data_head(struct connection *connection, uint8_t *at, const struct nb
 	}
 	at += nbd_chunk_build(at, connection->terms.extended, flags, NBD_REPLY_OFFSET_DATA,
 			      request->cookie, request->offset, length + 8);
-	nbd_put64(at, offset);
+	store_be64(at, offset);
 }
 
 void reply_zeroes(struct connection *connection, uint64_t length)

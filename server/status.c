@@ -85,9 +85,9 @@ static int add_context(struct job *job, unsigned int id, bool last)
 	nbd_chunk_build(at, extended, last ? NBD_REPLY_FLAG_DONE : 0,
 			extended ? NBD_REPLY_BLOCK_STATUS_EXT : NBD_REPLY_BLOCK_STATUS,
 			request->cookie, request->offset, job->answer.used - start - head);
-	nbd_put32(at + head, id);
+	store_be32(at + head, id);
 	if (extended)
-		nbd_put32(at + head + 4, walk.count);
+		store_be32(at + head + 4, walk.count);
 	return 0;
 }
 
@@ -159,9 +159,9 @@ void status_payload(struct connection *connection, const struct nbd_request *req
 		reply_status(connection, request, -EINVAL);
 		return;
 	}
-	effective.length = nbd_get64(payload);
+	effective.length = load_be64(payload);
 	for (uint32_t at = 8; at < length; at += 4) {
-		uint32_t id = nbd_get32(payload + at);
+		uint32_t id = load_be32(payload + at);
 
 		if (id >= CONTEXTS_MAX || !(connection->terms.contexts & (UINT64_C(1) << id)) ||
 		    wanted & (UINT64_C(1) << id)) {

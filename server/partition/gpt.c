@@ -58,7 +58,7 @@ static uint32_t checksum(const uint8_t *bytes, size_t length)
 
 static int check_header(struct gpt *gpt, uint8_t *header, uint64_t sectors, struct fault *fault)
 {
-	uint32_t size = table_get32(header + 12), sum = table_get32(header + 16);
+	uint32_t size = load_le32(header + 12), sum = load_le32(header + 16);
 
 	if (memcmp(header, "EFI PART", 8))
 		return damaged(fault, "no signature");
@@ -68,14 +68,14 @@ static int check_header(struct gpt *gpt, uint8_t *header, uint64_t sectors, stru
 	memset(header + 16, 0, 4);
 	if (checksum(header, size) != sum)
 		return damaged(fault, "wrong checksum");
-	if (table_get64(header + 24) != gpt->at)
+	if (load_le64(header + 24) != gpt->at)
 		return damaged(fault, "made for another place");
-	gpt->alternate = fault->other = table_get64(header + 32);
-	gpt->first_usable = table_get64(header + 40);
-	gpt->last_usable = table_get64(header + 48);
-	gpt->entries_at = table_get64(header + 72);
-	gpt->entry_count = table_get32(header + 80);
-	gpt->entry_size = table_get32(header + 84);
+	gpt->alternate = fault->other = load_le64(header + 32);
+	gpt->first_usable = load_le64(header + 40);
+	gpt->last_usable = load_le64(header + 48);
+	gpt->entries_at = load_le64(header + 72);
+	gpt->entry_count = load_le32(header + 80);
+	gpt->entry_size = load_le32(header + 84);
 	if (gpt->first_usable > gpt->last_usable || gpt->last_usable >= sectors)
 		return damaged(fault, "partitions are allowed behind the end of the disk");
 	if (gpt->at >= gpt->first_usable && gpt->at <= gpt->last_usable)
@@ -122,7 +122,7 @@ static int read_gpt(const struct table *table, uint32_t sector, uint64_t at, str
 		return damaged(fault, "cannot be read");
 	rc = check_header(gpt, header, sectors, fault);
 	if (rc == 0)
-		rc = read_entries(table, gpt, table_get32(header + 88), sectors, fault);
+		rc = read_entries(table, gpt, load_le32(header + 88), sectors, fault);
 	if (rc) {
 		free(gpt->entries);
 		gpt->entries = NULL;
@@ -272,7 +272,7 @@ static bool is_chosen(const struct partition_choice *choice, uint32_t number, co
 static int take_entry(const struct table *table, const struct gpt *gpt, uint32_t number,
 		      const uint8_t *entry, struct partition *found, struct error *err)
 {
-	uint64_t first = table_get64(entry + 32), last = table_get64(entry + 40), end;
+	uint64_t first = load_le64(entry + 32), last = load_le64(entry + 40), end;
 
 	if (found->number)
 		return table_refuse(table, err, EEXIST,
@@ -299,7 +299,7 @@ static int take_entry(const struct table *table, const struct gpt *gpt, uint32_t
 static int claim_entry(struct table *table, const struct gpt *gpt, uint32_t number,
 		       const uint8_t *entry)
 {
-	uint64_t first = table_get64(entry + 32), last = table_get64(entry + 40);
+	uint64_t first = load_le64(entry + 32), last = load_le64(entry + 40);
 	uint64_t sectors = table->disk->size / gpt->sector;
 
 	if (first > last || first >= sectors)

@@ -34,8 +34,8 @@ static struct entry entry_get(const uint8_t record[MBR_SIZE], int index)
 
 	return (struct entry){.boot = at[0],
 			      .type = at[4],
-			      .start = table_get32(at + 8),
-			      .count = table_get32(at + 12)};
+			      .start = load_le32(at + 8),
+			      .count = load_le32(at + 12)};
 }
 
 static bool is_extended(const struct entry *entry)
@@ -266,7 +266,7 @@ static uint32_t number_of_uuid(const char *uuid, const uint8_t record[MBR_SIZE])
 {
 	char signature[16];
 
-	snprintf(signature, sizeof(signature), "%08" PRIx32 "-", table_get32(record + 440));
+	snprintf(signature, sizeof(signature), "%08" PRIx32 "-", load_le32(record + 440));
 	if (strncasecmp(uuid, signature, strlen(signature)))
 		return 0;
 	uuid += strlen(signature);

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/bytes.h"
 #include "partition.h"
 
 enum {
@@ -45,17 +46,6 @@ int table_refuse(const struct table *table, struct error *err, int code, const c
 	__attribute__((format(printf, 4, 5)));
 /* There is no such partition. */
 int table_lacks(const struct table *table, struct error *err);
-
-static inline uint32_t table_get32(const uint8_t *at)
-{
-	return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 |
-	       (uint32_t)at[3] << 24;
-}
-
-static inline uint64_t table_get64(const uint8_t *at)
-{
-	return table_get32(at) | (uint64_t)table_get32(at + 4) << 32;
-}
 
 /* Both take the first MBR_SIZE bytes of the disk, find the chosen partition and claim the rest. */
 int mbr_find(struct table *table, const uint8_t record[MBR_SIZE], struct partition *found,

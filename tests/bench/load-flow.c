@@ -265,7 +265,7 @@ static int parse_simple(struct flow_group *group, struct flow *flow, const uint8
 
 	if (!slot)
 		return -EPROTO;
-	slot->failed = nbd_get32(at + 4) != NBD_SUCCESS;
+	slot->failed = load_be32(at + 4) != NBD_SUCCESS;
 	flow->payload_slot = slot;
 	flow->payload_is_last = true;
 	flow->payload_is_data = slot->is_read && !slot->failed;
@@ -279,7 +279,7 @@ static int parse_chunk_body(struct flow_group *group, struct flow *flow, const u
 {
 	struct slot *slot = flow->payload_slot;
 	uint64_t offset =
-		type == NBD_REPLY_OFFSET_DATA || type == NBD_REPLY_OFFSET_HOLE ? nbd_get64(at) : 0;
+		type == NBD_REPLY_OFFSET_DATA || type == NBD_REPLY_OFFSET_HOLE ? load_be64(at) : 0;
 
 	switch (type) {
 	case NBD_REPLY_OFFSET_DATA:
@@ -290,9 +290,9 @@ static int parse_chunk_body(struct flow_group *group, struct flow *flow, const u
 		flow->payload_left = length - 8;
 		return 8;
 	case NBD_REPLY_OFFSET_HOLE:
-		if (length != 12 || !fits_read(group, slot, offset, nbd_get32(at + 8)))
+		if (length != 12 || !fits_read(group, slot, offset, load_be32(at + 8)))
 			return -EPROTO;
-		slot->covered += nbd_get32(at + 8);
+		slot->covered += load_be32(at + 8);
 		/* The pattern has no zeroes. */
 		slot->failed |= group->share->options->verify;
 		flow->payload_left = 0;
@@ -307,7 +307,7 @@ static int parse_chunk_body(struct flow_group *group, struct flow *flow, const u
 
 static int parse_chunk(struct flow_group *group, struct flow *flow, const uint8_t *at, size_t have)
 {
-	uint16_t type = nbd_get16(at + 6);
+	uint16_t type = load_be16(at + 6);
 	size_t fixed = type == NBD_REPLY_OFFSET_DATA ? 8 : type == NBD_REPLY_OFFSET_HOLE ? 12 : 0;
 	struct slot *slot = find_slot(group, flow, at + 8);
 	int body;
@@ -317,9 +317,9 @@ static int parse_chunk(struct flow_group *group, struct flow *flow, const uint8_
 	if (have < sizeof(struct nbd_chunk_wire) + fixed)
 		return 0;
 	flow->payload_slot = slot;
-	flow->payload_is_last = nbd_get16(at + 4) & NBD_REPLY_FLAG_DONE;
+	flow->payload_is_last = load_be16(at + 4) & NBD_REPLY_FLAG_DONE;
 	flow->payload_is_data = false;
-	flow->payload_left = nbd_get32(at + 16);
+	flow->payload_left = load_be32(at + 16);
 	body = parse_chunk_body(group, flow, at + sizeof(struct nbd_chunk_wire), type,
 				flow->payload_left);
 	return body < 0 ? body : body + (int)sizeof(struct nbd_chunk_wire);
@@ -330,9 +330,9 @@ static int parse_header(struct flow_group *group, struct flow *flow, const uint8
 {
 	if (have < sizeof(struct nbd_simple_reply_wire))
 		return 0;
-	if (nbd_get32(at) == NBD_SIMPLE_REPLY_MAGIC)
+	if (load_be32(at) == NBD_SIMPLE_REPLY_MAGIC)
 		return parse_simple(group, flow, at);
-	if (nbd_get32(at) != NBD_STRUCTURED_REPLY_MAGIC)
+	if (load_be32(at) != NBD_STRUCTURED_REPLY_MAGIC)
 		return -EPROTO;
 	return have < sizeof(struct nbd_chunk_wire) ? 0 : parse_chunk(group, flow, at, have);
 }

@@ -241,12 +241,12 @@ static int send_request(struct client *client, unsigned int slot)
 
 	if (operation->kind == KIND_ZERO_NO_HOLE)
 		flags |= NBD_CMD_FLAG_NO_HOLE;
-	nbd_put32(header, NBD_REQUEST_MAGIC);
-	nbd_put16(header + 4, flags);
-	nbd_put16(header + 6, commands[operation->kind]);
-	nbd_put64(header + 8, slot);
-	nbd_put64(header + 16, operation->change.first * SECTOR);
-	nbd_put32(header + 24, (uint32_t)operation->change.count * SECTOR);
+	store_be32(header, NBD_REQUEST_MAGIC);
+	store_be16(header + 4, flags);
+	store_be16(header + 6, commands[operation->kind]);
+	store_be64(header + 8, slot);
+	store_be64(header + 16, operation->change.first * SECTOR);
+	store_be32(header + 24, (uint32_t)operation->change.count * SECTOR);
 	rc = transport_write_full(&client->transport, header, sizeof(header), CLOCK_NEVER);
 	if (rc == 0 && operation->kind == KIND_WRITE)
 		rc = transport_write_full(&client->transport, client->bytes,
@@ -258,13 +258,13 @@ static int take_reply(struct client *client)
 {
 	uint8_t reply[16];
 	int rc = transport_read_full(&client->transport, reply, sizeof(reply), CLOCK_NEVER);
-	uint64_t slot = nbd_get64(reply + 8);
+	uint64_t slot = load_be64(reply + 8);
 
-	if (rc == 0 && (nbd_get32(reply) != NBD_SIMPLE_REPLY_MAGIC || slot >= IN_FLIGHT ||
+	if (rc == 0 && (load_be32(reply) != NBD_SIMPLE_REPLY_MAGIC || slot >= IN_FLIGHT ||
 			!client->flight[slot].open))
 		rc = -EPROTO;
 	if (rc == 0)
-		end(client, &client->flight[slot], -(int)nbd_get32(reply + 4));
+		end(client, &client->flight[slot], -(int)load_be32(reply + 4));
 	return rc;
 }
 

@@ -388,8 +388,8 @@ static int make_dirty(const struct disk *disk)
 	*bits |= QCOW2_INCOMPATIBLE_DIRTY;
 	done = done && pwrite(fd, word, 8, QCOW2_AT_INCOMPATIBLE) == 8 &&
 	       pread(fd, word, 8, QCOW2_AT_REFTABLE) == 8 &&
-	       pread(fd, word, 8, (off_t)qcow2_get(word, 8)) == 8 &&
-	       pwrite(fd, zeroes, cluster, (off_t)qcow2_get(word, 8)) == (ssize_t)cluster;
+	       pread(fd, word, 8, (off_t)load_be64(word)) == 8 &&
+	       pwrite(fd, zeroes, cluster, (off_t)load_be64(word)) == (ssize_t)cluster;
 	free(zeroes);
 	if (fd >= 0)
 		close(fd);

@@ -179,7 +179,7 @@ static void read_simple(struct exchange *exchange, struct reader *reader)
 	const uint8_t *head = take(reader, 16);
 	struct expectation *item = find(exchange, head + 8);
 	const struct nbd_request *request = &item->request;
-	uint32_t code = nbd_get32(head + 4);
+	uint32_t code = load_be32(head + 4);
 
 	FUZZ_CHECK(!exchange->extended); /* S101 */
 	FUZZ_CHECK(!exchange->structured || (request->type != NBD_CMD_READ &&
@@ -218,18 +218,18 @@ static void chunk_data(const struct exchange *exchange, struct expectation *item
 		       const uint8_t *payload, uint64_t length)
 {
 	FUZZ_CHECK(length >= 9);
-	cover(item, nbd_get64(payload), length - 8);
-	check_data(exchange, nbd_get64(payload), payload + 8, length - 8);
+	cover(item, load_be64(payload), length - 8);
+	check_data(exchange, load_be64(payload), payload + 8, length - 8);
 }
 
 static void chunk_hole(const struct exchange *exchange, struct expectation *item,
 		       const uint8_t *payload, uint64_t length)
 {
 	FUZZ_CHECK(length == 12 && !(item->request.flags & NBD_CMD_FLAG_DF));
-	cover(item, nbd_get64(payload), nbd_get32(payload + 8));
+	cover(item, load_be64(payload), load_be32(payload + 8));
 	if (!exchange->writes)
-		for (uint32_t i = 0; i < nbd_get32(payload + 8); i++)
-			FUZZ_CHECK(exchange->image[nbd_get64(payload) + i] == 0);
+		for (uint32_t i = 0; i < load_be32(payload + 8); i++)
+			FUZZ_CHECK(exchange->image[load_be64(payload) + i] == 0);
 }
 
 static void chunk_error(const struct exchange *exchange, struct expectation *item,
@@ -237,11 +237,11 @@ static void chunk_error(const struct exchange *exchange, struct expectation *ite
 {
 	uint64_t tail = with_offset ? 8 : 0, offset;
 
-	FUZZ_CHECK(length >= 6 + tail && 6u + nbd_get16(payload + 4) + tail == length); /* S82 */
-	check_code(exchange, item, nbd_get32(payload));
+	FUZZ_CHECK(length >= 6 + tail && 6u + load_be16(payload + 4) + tail == length); /* S82 */
+	check_code(exchange, item, load_be32(payload));
 	if (!with_offset)
 		return;
-	offset = nbd_get64(payload + length - 8);
+	offset = load_be64(payload + length - 8);
 	FUZZ_CHECK(offset >= item->request.offset &&
 		   offset - item->request.offset < item->request.length);
 }
@@ -249,7 +249,7 @@ static void chunk_error(const struct exchange *exchange, struct expectation *ite
 /* The length that a BLOCK_STATUS is about: with a payload it is told there (S105). */
 static uint64_t status_length(const struct expectation *item)
 {
-	return item->payload ? nbd_get64(item->payload) : item->request.length;
+	return item->payload ? load_be64(item->payload) : item->request.length;
 }
 
 static void check_extent(const struct exchange *exchange, uint64_t offset, uint64_t length,
@@ -271,15 +271,15 @@ static void chunk_status(const struct exchange *exchange, struct expectation *it
 	FUZZ_CHECK(exchange->extended == extended && exchange->contexts); /* S104 */
 	FUZZ_CHECK(item->request.type == NBD_CMD_BLOCK_STATUS && item->verdict != VERDICT_FAIL);
 	FUZZ_CHECK(length > prefix && (length - prefix) % size == 0);
-	FUZZ_CHECK(!item->statuses++ && nbd_get32(payload) == 0); /* S96: one context, id 0 */
-	FUZZ_CHECK(!extended || nbd_get32(payload + 4) == (length - prefix) / size);
+	FUZZ_CHECK(!item->statuses++ && load_be32(payload) == 0); /* S96: one context, id 0 */
+	FUZZ_CHECK(!extended || load_be32(payload + 4) == (length - prefix) / size);
 	for (uint64_t at = prefix; at < length; at += size) {
 		const uint8_t *row = payload + at;
-		uint64_t extent = extended ? nbd_get64(row) : nbd_get32(row);
+		uint64_t extent = extended ? load_be64(row) : load_be32(row);
 
 		FUZZ_CHECK(done < wanted); /* S97 */
 		check_extent(exchange, item->request.offset + done, extent,
-			     extended ? nbd_get64(row + 8) : nbd_get32(row + 4));
+			     extended ? load_be64(row + 8) : load_be32(row + 4));
 		done += extent;
 	}
 	if (item->request.flags & NBD_CMD_FLAG_REQ_ONE)
@@ -327,11 +327,11 @@ static void read_chunk(struct exchange *exchange, struct reader *reader)
 {
 	const uint8_t *head = take(reader, nbd_chunk_size(exchange->extended)), *payload;
 	struct expectation *item = find(exchange, head + 8);
-	uint16_t flags = nbd_get16(head + 4), type = nbd_get16(head + 6);
-	uint64_t length = exchange->extended ? nbd_get64(head + 24) : nbd_get32(head + 16);
+	uint16_t flags = load_be16(head + 4), type = load_be16(head + 6);
+	uint64_t length = exchange->extended ? load_be64(head + 24) : load_be32(head + 16);
 
 	FUZZ_CHECK(exchange->extended || exchange->structured);                          /* S65 */
-	FUZZ_CHECK(!exchange->extended || nbd_get64(head + 16) == item->request.offset); /* S102 */
+	FUZZ_CHECK(!exchange->extended || load_be64(head + 16) == item->request.offset); /* S102 */
 	FUZZ_CHECK(!(flags & ~NBD_REPLY_FLAG_DONE));
 	FUZZ_CHECK(type != NBD_REPLY_NONE || flags & NBD_REPLY_FLAG_DONE); /* S78 */
 	payload = take(reader, length);
@@ -350,10 +350,10 @@ void replies_check(struct exchange *exchange, const uint8_t *bytes, size_t size)
 
 	while (reader.at < reader.end) {
 		FUZZ_CHECK(reader.end - reader.at >= 4);
-		if (nbd_get32(reader.at) == chunk_magic) {
+		if (load_be32(reader.at) == chunk_magic) {
 			read_chunk(exchange, &reader);
 		} else {
-			FUZZ_CHECK(nbd_get32(reader.at) == NBD_SIMPLE_REPLY_MAGIC);
+			FUZZ_CHECK(load_be32(reader.at) == NBD_SIMPLE_REPLY_MAGIC);
 			read_simple(exchange, &reader);
 		}
 	}

@@ -290,7 +290,7 @@ static void check_alive(const struct service *service)
 
 	converse(&good);
 	FUZZ_CHECK(good.in.used == 18 + 10 + 16 + 512);
-	FUZZ_CHECK(nbd_get64(good.in.bytes + 18) == EXPORT);
+	FUZZ_CHECK(load_be64(good.in.bytes + 18) == EXPORT);
 	FUZZ_CHECK(memcmp(good.in.bytes + 28, "\x67\x44\x66\x98\0\0\0\0goodgood", 16) == 0);
 	FUZZ_CHECK(memcmp(good.in.bytes + 44, image + GUARD, 512) == 0);
 	outbuf_clear(&good.in);

@@ -155,7 +155,7 @@ static void check_server(const uint8_t *data, uint32_t length)
 	uint32_t name;
 
 	FUZZ_CHECK(length >= 4);
-	name = nbd_get32(data);
+	name = load_be32(data);
 	FUZZ_CHECK(name <= length - 4);
 	check_text(data + 4, name);
 	check_text(data + 4 + name, length - 4 - name);
@@ -163,10 +163,10 @@ static void check_server(const uint8_t *data, uint32_t length)
 
 static void check_size_and_flags(const uint8_t *data)
 {
-	const struct export *export = &exports[nbd_get64(data) == exports[1].size];
-	uint16_t flags = nbd_get16(data + 8);
+	const struct export *export = &exports[load_be64(data) == exports[1].size];
+	uint16_t flags = load_be16(data + 8);
 
-	FUZZ_CHECK(nbd_get64(data) == export->size && flags & NBD_FLAG_HAS_FLAGS);
+	FUZZ_CHECK(load_be64(data) == export->size && flags & NBD_FLAG_HAS_FLAGS);
 	FUZZ_CHECK(!(flags & NBD_FLAG_READ_ONLY) == !export->read_only);
 	FUZZ_CHECK(!(flags & NBD_FLAG_SEND_TRIM) == export->read_only);
 }
@@ -174,7 +174,7 @@ static void check_size_and_flags(const uint8_t *data)
 static void check_info(const uint8_t *data, uint32_t length)
 {
 	FUZZ_CHECK(length >= 2);
-	switch (nbd_get16(data)) {
+	switch (load_be16(data)) {
 	case NBD_INFO_EXPORT:
 		FUZZ_CHECK(length == 12);
 		check_size_and_flags(data + 2);
@@ -195,10 +195,10 @@ static void check_info(const uint8_t *data, uint32_t length)
 static bool read_reply(struct reader *reader, uint32_t option)
 {
 	const uint8_t *head = take(reader, 20), *data;
-	uint32_t type = nbd_get32(head + 12), length = nbd_get32(head + 16);
+	uint32_t type = load_be32(head + 12), length = load_be32(head + 16);
 
-	FUZZ_CHECK(nbd_get64(head) == NBD_OPTION_REPLY_MAGIC);
-	FUZZ_CHECK(nbd_get32(head + 8) == option);
+	FUZZ_CHECK(load_be64(head) == NBD_OPTION_REPLY_MAGIC);
+	FUZZ_CHECK(load_be32(head + 8) == option);
 	FUZZ_CHECK(strcmp(nbd_reply_name(type), "unknown"));
 	FUZZ_CHECK(type != NBD_REP_ERR_TLS_REQD); /* S47 */
 	data = take(reader, length);
@@ -221,7 +221,7 @@ static void check_export_name(const struct run *run, struct reader *reader)
 {
 	const uint8_t *answer = take(reader, 10);
 
-	FUZZ_CHECK(nbd_get64(answer) == run->handshake.export_->size);
+	FUZZ_CHECK(load_be64(answer) == run->handshake.export_->size);
 	check_size_and_flags(answer);
 	if (!run->handshake.no_zeroes)
 		for (int i = 0; i < 124; i++)
@@ -235,14 +235,14 @@ static void check_output(const struct run *run, const uint8_t *data)
 	struct reader out = {run->total.bytes, run->total.bytes + run->total.used};
 	size_t at = 4;
 
-	FUZZ_CHECK(nbd_get64(take(&out, 8)) == NBD_MAGIC);
-	FUZZ_CHECK(nbd_get64(take(&out, 8)) == NBD_OPTION_MAGIC);
-	FUZZ_CHECK(nbd_get16(take(&out, 2)) == (NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES));
+	FUZZ_CHECK(load_be64(take(&out, 8)) == NBD_MAGIC);
+	FUZZ_CHECK(load_be64(take(&out, 8)) == NBD_OPTION_MAGIC);
+	FUZZ_CHECK(load_be16(take(&out, 2)) == (NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES));
 	while (at + 16 <= run->used && out.at < out.end) {
-		uint32_t option = nbd_get32(data + at + 8);
+		uint32_t option = load_be32(data + at + 8);
 
-		FUZZ_CHECK(nbd_get64(data + at) == NBD_OPTION_MAGIC);
-		at += 16 + (size_t)nbd_get32(data + at + 12);
+		FUZZ_CHECK(load_be64(data + at) == NBD_OPTION_MAGIC);
+		at += 16 + (size_t)load_be32(data + at + 12);
 		if (option == NBD_OPT_EXPORT_NAME && handshake->phase == HANDSHAKE_DONE)
 			check_export_name(run, &out);
 		else
@@ -278,7 +278,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	run_begin(&pieces, data);
 	feed_client(&whole, data, data + PLAN_SIZE, size - PLAN_SIZE, 0);
 	feed_client(&pieces, data, data + PLAN_SIZE, size - PLAN_SIZE,
-		    UINT32_C(0x10000) + nbd_get16(data + 2));
+		    UINT32_C(0x10000) + load_be16(data + 2));
 	drain(&whole, whole.out.used);
 	drain(&pieces, pieces.out.used);
 	check_same(&whole, &pieces);

@@ -109,12 +109,12 @@ static void check_errors(const uint8_t *data, size_t size)
 
 	if (size < 4)
 		return;
-	wire = nbd_get32(data);
+	wire = load_be32(data);
 	FUZZ_CHECK(nbd_errno_to_host(wire) > 0 || wire == 0);
 	wire = nbd_errno_from_host((int)(wire & 0xffff));
 	FUZZ_CHECK(nbd_errno_from_host(nbd_errno_to_host(wire)) == wire);
-	FUZZ_CHECK(nbd_option_name(nbd_get32(data)) && nbd_reply_name(nbd_get32(data)));
-	nbd_flag_word(nbd_get32(data));
+	FUZZ_CHECK(nbd_option_name(load_be32(data)) && nbd_reply_name(load_be32(data)));
+	nbd_flag_word(load_be32(data));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <zlib.h>
 
-#include "common/nbd-protocol.h"
+#include "common/bytes.h"
 #include "common/size.h"
 #include "fuzz.h"
 #include "server/partition/partition.h"
@@ -37,8 +37,8 @@ static void read_plain(const struct disk *disk, uint8_t *buffer, uint64_t offset
 
 	memset(buffer, 0, length);
 	while (end - at > PIECE) {
-		uint32_t where = nbd_get32(at);
-		size_t bytes = nbd_get16(at + 4);
+		uint32_t where = load_be32(at);
+		size_t bytes = load_be16(at + 4);
 		uint64_t place = where & UINT32_C(1) << 31
 					 ? disk->size - (uint64_t)(where & 0x7fffffff) * 512
 					 : (uint64_t)where * 512;
@@ -52,35 +52,24 @@ static void read_plain(const struct disk *disk, uint8_t *buffer, uint64_t offset
 	}
 }
 
-static void put32(uint8_t *at, uint32_t value)
-{
-	for (int i = 0; i < 4; i++)
-		at[i] = (uint8_t)(value >> 8 * i);
-}
-
-static uint32_t get32(const uint8_t *at)
-{
-	return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 |
-	       (uint32_t)at[3] << 24;
-}
-
 static void sign(const struct disk *disk, uint8_t *header, uint64_t sector)
 {
-	uint64_t entries = (get32(header + 72) | (uint64_t)get32(header + 76) << 32) * sector;
-	uint64_t bytes = (uint64_t)get32(header + 80) * get32(header + 84);
-	uint32_t size = get32(header + 12);
+	uint64_t entries =
+		(load_le32(header + 72) | (uint64_t)load_le32(header + 76) << 32) * sector;
+	uint64_t bytes = (uint64_t)load_le32(header + 80) * load_le32(header + 84);
+	uint32_t size = load_le32(header + 12);
 
 	if (bytes <= SIGN_MAX) {
 		uint8_t *copy = malloc(bytes + 1);
 
 		FUZZ_CHECK(copy);
 		read_plain(disk, copy, entries, bytes);
-		put32(header + 88, (uint32_t)crc32(0, copy, (uInt)bytes));
+		store_le32(header + 88, (uint32_t)crc32(0, copy, (uInt)bytes));
 		free(copy);
 	}
-	put32(header + 16, 0);
+	store_le32(header + 16, 0);
 	if (size <= sector)
-		put32(header + 16, (uint32_t)crc32(0, header, size));
+		store_le32(header + 16, (uint32_t)crc32(0, header, size));
 }
 
 static int read_disk(void *context, void *buffer, uint64_t offset, uint64_t length)
@@ -149,7 +138,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	disk = (struct disk){.pieces = data + PREFIX,
 			     .length = size - PREFIX,
-			     .size = nbd_get64(data + 2) >> 1,
+			     .size = load_be64(data + 2) >> 1,
 			     .flags = data[0]};
 	choice.number = data[1] + 1u;
 	choice.sector = disk.flags & FLAG_SAY ? 512 : 0;

@@ -84,7 +84,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size < 8)
 		return 0;
-	limit = nbd_get64(data);
+	limit = load_be64(data);
 	text = fuzz_text(data + 8, size - 8);
 	check_number(text, limit);
 	check_size(text, limit);

@@ -52,9 +52,9 @@ static void say_greeting(uint16_t flags)
 {
 	uint8_t greeting[18];
 
-	nbd_put64(greeting, NBD_MAGIC);
-	nbd_put64(greeting + 8, NBD_OPTION_MAGIC);
-	nbd_put16(greeting + 16, flags);
+	store_be64(greeting, NBD_MAGIC);
+	store_be64(greeting + 8, NBD_OPTION_MAGIC);
+	store_be16(greeting + 16, flags);
 	say(greeting, sizeof(greeting));
 }
 
@@ -70,17 +70,17 @@ static void say_export(uint32_t option, uint64_t size, uint16_t flags)
 {
 	uint8_t data[12] = {0, NBD_INFO_EXPORT};
 
-	nbd_put64(data + 2, size);
-	nbd_put16(data + 10, flags);
+	store_be64(data + 2, size);
+	store_be16(data + 10, flags);
 	say_reply(option, NBD_REP_INFO, data, sizeof(data));
 }
 
 static size_t put_block_sizes(uint8_t *data, uint32_t minimum, uint32_t preferred, uint32_t maximum)
 {
-	nbd_put16(data, NBD_INFO_BLOCK_SIZE);
-	nbd_put32(data + 2, minimum);
-	nbd_put32(data + 6, preferred);
-	nbd_put32(data + 10, maximum);
+	store_be16(data, NBD_INFO_BLOCK_SIZE);
+	store_be32(data + 2, minimum);
+	store_be32(data + 6, preferred);
+	store_be32(data + 10, maximum);
 	return 14;
 }
 
@@ -100,7 +100,7 @@ static uint32_t heard_flags(void)
 	uint8_t flags[4];
 
 	ck_assert_int_eq(read(peer, flags, 4), 4);
-	return nbd_get32(flags);
+	return load_be32(flags);
 }
 
 static uint32_t heard_option(uint8_t *data, uint32_t *length)
@@ -108,12 +108,12 @@ static uint32_t heard_option(uint8_t *data, uint32_t *length)
 	uint8_t header[16];
 
 	ck_assert_int_eq(read(peer, header, 16), 16);
-	ck_assert_uint_eq(nbd_get64(header), NBD_OPTION_MAGIC);
-	*length = nbd_get32(header + 12);
+	ck_assert_uint_eq(load_be64(header), NBD_OPTION_MAGIC);
+	*length = load_be32(header + 12);
 	ck_assert_uint_le(*length, 8192);
 	if (*length)
 		ck_assert_int_eq(read(peer, data, *length), *length);
-	return nbd_get32(header + 8);
+	return load_be32(header + 8);
 }
 
 static void assert_left(const char *expected)
@@ -172,8 +172,8 @@ START_TEST(test_old_server_by_export_name)
 
 	say_greeting(no_zeroes ? BOTH : FIXED);
 	say_reply(NBD_OPT_GO, NBD_REP_ERR_UNSUP, "no", 2);
-	nbd_put64(answer, 4096);
-	nbd_put16(answer + 8, NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY);
+	store_be64(answer, 4096);
+	store_be16(answer + 8, NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY);
 	answer[no_zeroes ? 10 : 134] = 'K';
 	say(answer, no_zeroes ? 11 : 135);
 	ck_assert_int_eq(start(), 0);
@@ -196,7 +196,7 @@ START_TEST(test_not_fixed_newstyle)
 	uint32_t length;
 
 	say_greeting(0);
-	nbd_put64(answer, 512);
+	store_be64(answer, 512);
 	say(answer, sizeof(answer));
 	ck_assert_int_eq(start(), 0);
 	ck_assert_int_eq(client_handshake_info(&handshake, "", &info, &err), -EOPNOTSUPP);
@@ -382,8 +382,8 @@ START_TEST(test_goodbyes)
 	heard_flags();
 	heard_option(data, &length);
 	ck_assert_int_eq(read(peer, request, 28), 28);
-	ck_assert_uint_eq(nbd_get32(request), NBD_REQUEST_MAGIC);
-	ck_assert_uint_eq(nbd_get16(request + 6), NBD_CMD_DISC);
+	ck_assert_uint_eq(load_be32(request), NBD_REQUEST_MAGIC);
+	ck_assert_uint_eq(load_be16(request + 6), NBD_CMD_DISC);
 }
 END_TEST
 
@@ -523,7 +523,7 @@ START_TEST(test_reply_headers)
 	ck_assert_uint_eq(reply.type, NBD_REP_ACK);
 	ck_assert_uint_eq(reply.length, CLIENT_REPLY_MAX);
 	ck_assert_int_eq(client_reply_parse(header, NBD_OPT_INFO, &reply, &err), -EPROTO);
-	nbd_put32(header + 16, CLIENT_REPLY_MAX + 1);
+	store_be32(header + 16, CLIENT_REPLY_MAX + 1);
 	ck_assert_int_eq(client_reply_parse(header, NBD_OPT_GO, &reply, &err), -E2BIG);
 	header[0] = 1;
 	ck_assert_int_eq(client_reply_parse(header, NBD_OPT_GO, &reply, &err), -EPROTO);

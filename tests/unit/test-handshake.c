@@ -51,7 +51,7 @@ static void hello(uint32_t flags)
 {
 	uint8_t wire[4];
 
-	nbd_put32(wire, flags);
+	store_be32(wire, flags);
 	ck_assert_uint_eq(feed(wire, 4), 4);
 	outbuf_consume(&out, out.used);
 }
@@ -75,10 +75,10 @@ static size_t send_info(uint32_t option, const char *name)
 	uint8_t data[256];
 	uint32_t length = (uint32_t)strlen(name);
 
-	nbd_put32(data, length);
+	store_be32(data, length);
 	memcpy(data + 4, name, length);
-	nbd_put16(data + 4 + length, 1);
-	nbd_put16(data + 6 + length, NBD_INFO_BLOCK_SIZE);
+	store_be16(data + 4 + length, 1);
+	store_be16(data + 6 + length, NBD_INFO_BLOCK_SIZE);
 	return send_option(option, data, length + 8);
 }
 
@@ -87,10 +87,10 @@ static size_t send_meta(uint32_t option, const char *name, const char *query)
 	uint8_t data[256];
 	uint32_t length = (uint32_t)strlen(name), size = (uint32_t)strlen(query);
 
-	nbd_put32(data, length);
+	store_be32(data, length);
 	memcpy(data + 4, name, length);
-	nbd_put32(data + 4 + length, 1);
-	nbd_put32(data + 8 + length, size);
+	store_be32(data + 4 + length, 1);
+	store_be32(data + 8 + length, size);
 	memcpy(data + 12 + length, query, size);
 	return send_option(option, data, 12 + length + size);
 }
@@ -99,11 +99,11 @@ static size_t send_meta(uint32_t option, const char *name, const char *query)
 static void expect_reply(uint32_t option, uint32_t type)
 {
 	ck_assert_uint_ge(out.used, 20);
-	ck_assert_uint_eq(nbd_get64(out.bytes), NBD_OPTION_REPLY_MAGIC);
-	ck_assert_uint_eq(nbd_get32(out.bytes + 8), option);
-	ck_assert_uint_eq(nbd_get32(out.bytes + 12), type);
-	ck_assert_uint_ge(out.used, 20 + nbd_get32(out.bytes + 16));
-	outbuf_consume(&out, 20 + nbd_get32(out.bytes + 16));
+	ck_assert_uint_eq(load_be64(out.bytes), NBD_OPTION_REPLY_MAGIC);
+	ck_assert_uint_eq(load_be32(out.bytes + 8), option);
+	ck_assert_uint_eq(load_be32(out.bytes + 12), type);
+	ck_assert_uint_ge(out.used, 20 + load_be32(out.bytes + 16));
+	outbuf_consume(&out, 20 + load_be32(out.bytes + 16));
 }
 
 static void expect_only(uint32_t option, uint32_t type)
@@ -128,7 +128,7 @@ START_TEST(test_unknown_flags)
 {
 	uint8_t wire[4];
 
-	nbd_put32(wire, UINT32_C(1) << _i);
+	store_be32(wire, UINT32_C(1) << _i);
 	ck_assert_uint_eq(feed(wire, 4), 4);
 	ck_assert_int_eq(handshake.phase, _i < 2 ? HANDSHAKE_OPTIONS : HANDSHAKE_DROP);
 }
@@ -526,8 +526,8 @@ START_TEST(test_export_name_answers)
 	hello(_i ? NBD_FLAG_NO_ZEROES : NBD_FLAG_FIXED_NEWSTYLE);
 	ck_assert_uint_eq(send_option(NBD_OPT_EXPORT_NAME, "other", 5), 21);
 	ck_assert_uint_eq(out.used, _i ? 10 : 134);
-	ck_assert_uint_eq(nbd_get64(out.bytes), 4096);
-	ck_assert_uint_eq(nbd_get16(out.bytes + 8) & NBD_FLAG_READ_ONLY, NBD_FLAG_READ_ONLY);
+	ck_assert_uint_eq(load_be64(out.bytes), 4096);
+	ck_assert_uint_eq(load_be16(out.bytes + 8) & NBD_FLAG_READ_ONLY, NBD_FLAG_READ_ONLY);
 	ck_assert_int_eq(handshake.phase, HANDSHAKE_DONE);
 }
 END_TEST
@@ -540,7 +540,7 @@ START_TEST(test_bad_names)
 	uint32_t length = lengths[_i];
 
 	memset(data, 0, sizeof(data));
-	nbd_put32(data, length);
+	store_be32(data, length);
 	memset(data + 4, _i < 2 ? 'n' : _i == 2 ? 0xff : 0, length);
 	hello(BOTH);
 	ck_assert_uint_eq(send_option(NBD_OPT_INFO, data, 6 + length), 22 + length);

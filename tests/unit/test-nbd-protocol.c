@@ -89,9 +89,9 @@ START_TEST(test_replies)
 			  20);
 	ck_assert_mem_eq(built, chunk, 20);
 	ck_assert_uint_eq(nbd_chunk_build(built, true, 0, NBD_REPLY_NONE, cookie, 1, 2), 32);
-	ck_assert_uint_eq(nbd_get32(built), NBD_EXTENDED_REPLY_MAGIC);
-	ck_assert_uint_eq(nbd_get64(built + 16), 1);
-	ck_assert_uint_eq(nbd_get64(built + 24), 2);
+	ck_assert_uint_eq(load_be32(built), NBD_EXTENDED_REPLY_MAGIC);
+	ck_assert_uint_eq(load_be64(built + 16), 1);
+	ck_assert_uint_eq(load_be64(built + 24), 2);
 	ck_assert_uint_eq(nbd_option_reply_build(built, NBD_OPT_GO, NBD_REP_ERR_UNKNOWN, 256), 20);
 	ck_assert_mem_eq(built, option, 20);
 	ck_assert_uint_eq(nbd_option_build(built, NBD_OPT_LIST, 0), 16);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <zlib.h>
 
+#include "common/bytes.h"
 #include "server/partition/partition.h"
 
 /* A few blocks that hold bytes, on a disk of any size. */
@@ -91,16 +92,10 @@ static void assert_refused(const char *text, int rc, const char *words)
 	ck_assert_msg(strstr(err.text, words), "%s", err.text);
 }
 
-static void put32(uint8_t *at, uint32_t value)
-{
-	for (int i = 0; i < 4; i++)
-		at[i] = (uint8_t)(value >> 8 * i);
-}
-
 static void put64(uint8_t *at, uint64_t value)
 {
-	put32(at, (uint32_t)value);
-	put32(at + 4, (uint32_t)(value >> 32));
+	store_le32(at, (uint32_t)value);
+	store_le32(at + 4, (uint32_t)(value >> 32));
 }
 
 /* ---- MBR ---- */
@@ -112,8 +107,8 @@ static void put_entry(uint64_t record, int index, uint8_t type, uint32_t start, 
 	block[510] = 0x55;
 	block[511] = 0xaa;
 	at[4] = type;
-	put32(at + 8, start);
-	put32(at + 12, count);
+	store_le32(at + 8, start);
+	store_le32(at + 12, count);
 }
 
 START_TEST(test_mbr)
@@ -225,18 +220,18 @@ static void put_gpt(uint64_t at, uint64_t alternate, uint64_t entries_at, uint64
 	uint8_t *header = block_at(at * 512), *entries = block_at(entries_at * 512);
 
 	memcpy(header, "EFI PART", 8);
-	put32(header + 8, 0x10000);
-	put32(header + 12, 92);
+	store_le32(header + 8, 0x10000);
+	store_le32(header + 12, 92);
 	put64(header + 24, at);
 	put64(header + 32, alternate);
 	put64(header + 40, first);
 	put64(header + 48, last);
 	put64(header + 72, entries_at);
-	put32(header + 80, ENTRIES);
-	put32(header + 84, 128);
-	put32(header + 88, (uint32_t)crc32(0, entries, ENTRIES * 128));
-	put32(header + 16, 0);
-	put32(header + 16, (uint32_t)crc32(0, header, 92));
+	store_le32(header + 80, ENTRIES);
+	store_le32(header + 84, 128);
+	store_le32(header + 88, (uint32_t)crc32(0, entries, ENTRIES * 128));
+	store_le32(header + 16, 0);
+	store_le32(header + 16, (uint32_t)crc32(0, header, 92));
 }
 
 static void put_gpt_entry(uint64_t entries_at, int index, uint64_t first, uint64_t last)

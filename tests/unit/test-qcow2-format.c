@@ -163,26 +163,26 @@ START_TEST(test_snapshot)
 	struct qcow2_snapshot snapshot;
 
 	header.size = 1 << 20;
-	qcow2_put(bytes, 8, 0x30000);
-	qcow2_put(bytes + 8, 4, 1);
-	qcow2_put(bytes + 12, 2, 1);
-	qcow2_put(bytes + 14, 2, 4);
-	qcow2_put(bytes + 36, 4, 16);
-	qcow2_put(bytes + 48, 8, 2 << 20);
+	store_be64(bytes, 0x30000);
+	store_be32(bytes + 8, 1);
+	store_be16(bytes + 12, 1);
+	store_be16(bytes + 14, 4);
+	store_be32(bytes + 36, 16);
+	store_be64(bytes + 48, 2 << 20);
 	memcpy(bytes + 56, "7name", 5);
 	ck_assert_int_eq(qcow2_parse_snapshot(bytes, 80, &header, &snapshot, NULL), 64);
 	ck_assert_uint_eq(snapshot.size, 2 << 20);
 	ck_assert_int_eq(memcmp(snapshot.id, "7", 1), 0);
 	ck_assert_int_eq(memcmp(snapshot.name, "name", 4), 0);
 	ck_assert_int_eq(qcow2_parse_snapshot(bytes, 60, &header, &snapshot, NULL), -ENODATA);
-	qcow2_put(bytes + 36, 4, QCOW2_SNAPSHOT_EXTRA_MAX + 1);
+	store_be32(bytes + 36, QCOW2_SNAPSHOT_EXTRA_MAX + 1);
 	ck_assert_int_eq(qcow2_parse_snapshot(bytes, 80, &header, &snapshot, NULL), -EINVAL);
-	qcow2_put(bytes + 36, 4, 8); /* version 3 must tell the size */
+	store_be32(bytes + 36, 8); /* version 3 must tell the size */
 	ck_assert_int_eq(qcow2_parse_snapshot(bytes, 80, &header, &snapshot, NULL), -EINVAL);
 	header.version = 2;
 	ck_assert_int_eq(qcow2_parse_snapshot(bytes, 80, &header, &snapshot, NULL), 56);
 	ck_assert_uint_eq(snapshot.size, 1 << 20);
-	qcow2_put(bytes + 8, 4, 0);
+	store_be32(bytes + 8, 0);
 	ck_assert_int_eq(qcow2_parse_snapshot(bytes, 80, &header, &snapshot, NULL), -EINVAL);
 }
 END_TEST
@@ -192,14 +192,14 @@ START_TEST(test_bitmap)
 	uint8_t bytes[64] = {0};
 	struct qcow2_bitmap bitmap;
 
-	qcow2_put(bytes, 8, 0x30000);
-	qcow2_put(bytes + 8, 4, 3);
-	qcow2_put(bytes + 12, 4, 2);
-	qcow2_put(bytes + 18, 2, 5);
+	store_be64(bytes, 0x30000);
+	store_be32(bytes + 8, 3);
+	store_be32(bytes + 12, 2);
+	store_be16(bytes + 18, 5);
 	ck_assert_int_eq(qcow2_parse_bitmap(bytes, 64, &v3, &bitmap), 32);
 	ck_assert(bitmap.automatic && !bitmap.in_use && bitmap.table_size == 3);
 	ck_assert_int_eq(qcow2_parse_bitmap(bytes, 31, &v3, &bitmap), -EINVAL);
-	qcow2_put(bytes + 20, 4, UINT32_MAX);
+	store_be32(bytes + 20, UINT32_MAX);
 	ck_assert_int_eq(qcow2_parse_bitmap(bytes, 64, &v3, &bitmap), -EINVAL);
 }
 END_TEST
@@ -225,13 +225,13 @@ START_TEST(test_bitmap_check)
 	uint8_t bytes[64] = {0};
 	struct qcow2_bitmap bitmap;
 
-	qcow2_put(bytes, 8, 0x30000);
-	qcow2_put(bytes + 8, 4, usable[_i].words);
-	qcow2_put(bytes + 12, 4, usable[_i].flags);
+	store_be64(bytes, 0x30000);
+	store_be32(bytes + 8, usable[_i].words);
+	store_be32(bytes + 12, usable[_i].flags);
 	bytes[16] = (uint8_t)usable[_i].type;
 	bytes[17] = (uint8_t)usable[_i].bits;
-	qcow2_put(bytes + 18, 2, 4);
-	qcow2_put(bytes + 20, 4, usable[_i].extra);
+	store_be16(bytes + 18, 4);
+	store_be32(bytes + 20, usable[_i].extra);
 	memcpy(bytes + 24 + usable[_i].extra, "name", 4);
 	ck_assert_int_gt(qcow2_parse_bitmap(bytes, 64, &header, &bitmap), 0);
 	ck_assert_int_eq(qcow2_check_bitmap(&bitmap, &header, &err), usable[_i].result);

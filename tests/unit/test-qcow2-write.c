@@ -379,7 +379,7 @@ START_TEST(test_new_tables_are_guarded)
 	ck_assert_int_eq(qcow2_flush(image), 0);
 	read_all();
 	/* The file says that a guest cluster is where another table is. */
-	qcow2_put(entry, 8, table_of(SLICES / 2 * STRIDE) | QCOW2_COPIED);
+	store_be64(entry, table_of(SLICES / 2 * STRIDE) | QCOW2_COPIED);
 	ck_assert_int_eq(pwrite(q->file->fd, entry, 8, (off_t)(table_of(0) + 8)), 8);
 	memset(entry, 0, sizeof(entry));
 	ck_assert_int_eq(image_write(image, entry, CLUSTER, sizeof(entry)), -EIO);

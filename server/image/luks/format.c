@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "server/image/cipher.h"
 
 enum {
@@ -24,15 +25,6 @@ enum {
 	SLOT_ACTIVE = 0x00ac71f3,
 	SLOT_FREE = 0x0000dead,
 };
-
-static uint32_t get(const uint8_t *at, int bytes)
-{
-	uint32_t value = 0;
-
-	while (bytes--)
-		value = value << 8 | *at++;
-	return value;
-}
 
 const char *luks_hash(const char *name)
 {
@@ -83,13 +75,13 @@ static int take_names(const uint8_t *bytes, struct luks_header *header, struct e
 
 static int take_slot(const uint8_t *bytes, int number, struct luks_slot *slot, struct error *err)
 {
-	uint32_t state = get(bytes, 4);
+	uint32_t state = load_be32(bytes);
 
 	slot->active = state == SLOT_ACTIVE;
-	slot->rounds = get(bytes + 4, 4);
+	slot->rounds = load_be32(bytes + 4);
 	memcpy(slot->salt, bytes + 8, LUKS_SALT);
-	slot->offset = (uint64_t)get(bytes + 40, 4) * CIPHER_SECTOR;
-	slot->stripes = get(bytes + 44, 4);
+	slot->offset = (uint64_t)load_be32(bytes + 40) * CIPHER_SECTOR;
+	slot->stripes = load_be32(bytes + 44);
 	if (!slot->active && state != SLOT_FREE)
 		return error_set(
 			err, EINVAL,
@@ -118,7 +110,7 @@ static int check_version(const uint8_t *bytes, size_t length, struct error *err)
 
 	if (length < LUKS_HEADER || memcmp(bytes, magic, sizeof(magic)))
 		return error_set(err, EINVAL, "Volume is not in LUKS format");
-	version = get(bytes + AT_VERSION, 2);
+	version = load_be16(bytes + AT_VERSION);
 	if (version == 2)
 		return error_set(
 			err, ENOTSUP,
@@ -139,11 +131,11 @@ int luks_parse_header(const uint8_t *bytes, size_t length, struct luks_header *h
 		rc = take_names(bytes, header, err);
 	if (rc)
 		return rc;
-	header->payload = (uint64_t)get(bytes + AT_PAYLOAD, 4) * CIPHER_SECTOR;
-	header->key_length = get(bytes + AT_KEY_LENGTH, 4);
+	header->payload = (uint64_t)load_be32(bytes + AT_PAYLOAD) * CIPHER_SECTOR;
+	header->key_length = load_be32(bytes + AT_KEY_LENGTH);
 	memcpy(header->digest, bytes + AT_DIGEST, LUKS_DIGEST);
 	memcpy(header->digest_salt, bytes + AT_DIGEST_SALT, LUKS_SALT);
-	header->digest_rounds = get(bytes + AT_DIGEST_ROUNDS, 4);
+	header->digest_rounds = load_be32(bytes + AT_DIGEST_ROUNDS);
 	if (!header->digest_rounds)
 		return error_set(
 			err, EINVAL,

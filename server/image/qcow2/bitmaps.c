@@ -85,7 +85,7 @@ static int table_word(const struct bitmap_state *state, struct table_view *view,
 		view->count = count;
 	}
 	return qcow2_decode_bitmap_word(&state->q->header,
-					qcow2_get(view->bytes + (index - view->first) * 8, 8), data,
+					load_be64(view->bytes + (index - view->first) * 8), data,
 					ones)
 		       ? 0
 		       : -EIO;

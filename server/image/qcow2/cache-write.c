@@ -85,7 +85,7 @@ static void copy_slice(struct qcow2_cache *cache, uint32_t number, uint8_t *to)
 	const _Atomic uint64_t *words = slot_words(cache, &cache->slots[number]);
 
 	for (uint32_t i = 0; i < cache->words; i++)
-		qcow2_put(to + i * 8, 8, atomic_load_explicit(&words[i], memory_order_relaxed));
+		store_be64(to + i * 8, atomic_load_explicit(&words[i], memory_order_relaxed));
 }
 
 int qcow2_cache_collect(struct qcow2 *q, struct qcow2_slices *slices)

@@ -219,7 +219,7 @@ static bool insert(struct qcow2_cache *cache, uint64_t key, const uint8_t *bytes
 			_Atomic uint64_t *words = slot_words(cache, slot);
 
 			for (uint32_t i = 0; i < cache->words; i++)
-				atomic_store_explicit(&words[i], qcow2_get(bytes + i * 8, 8),
+				atomic_store_explicit(&words[i], load_be64(bytes + i * 8),
 						      memory_order_release);
 			slot_link(cache, slot, key);
 		}

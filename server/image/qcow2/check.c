@@ -126,7 +126,7 @@ static int each_word(struct counting *counting, uint64_t offset, uint64_t words,
 	if (rc == -ENODATA)
 		rc = 0;
 	for (uint64_t i = 0; i < words && !rc; i++)
-		rc = each(counting, qcow2_get(bytes + i * 8, 8));
+		rc = each(counting, load_be64(bytes + i * 8));
 	return rc;
 }
 

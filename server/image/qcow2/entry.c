@@ -96,20 +96,20 @@ int64_t qcow2_parse_snapshot(const uint8_t *bytes, size_t length, const struct q
 	if (length < SNAPSHOT_FIXED)
 		return error_set(err, ENODATA, "the snapshot table ends too early");
 	*snapshot = (struct qcow2_snapshot){
-		.l1_offset = qcow2_get(bytes, 8),
-		.l1_size = (uint32_t)qcow2_get(bytes + 8, 4),
-		.id_length = (uint16_t)qcow2_get(bytes + 12, 2),
-		.name_length = (uint16_t)qcow2_get(bytes + 14, 2),
+		.l1_offset = load_be64(bytes),
+		.l1_size = load_be32(bytes + 8),
+		.id_length = load_be16(bytes + 12),
+		.name_length = load_be16(bytes + 14),
 		.size = header->size,
 	};
-	extra = (uint32_t)qcow2_get(bytes + 36, 4);
+	extra = load_be32(bytes + 36);
 	if (extra > QCOW2_SNAPSHOT_EXTRA_MAX)
 		return error_set(err, EINVAL, "Too much extra metadata in the snapshot table");
 	used += (uint64_t)extra + snapshot->id_length + snapshot->name_length;
 	if (used > length)
 		return error_set(err, ENODATA, "the snapshot table ends too early");
 	if (extra >= 16)
-		snapshot->size = round_down(qcow2_get(bytes + 48, 8), QCOW2_SECTOR);
+		snapshot->size = round_down(load_be64(bytes + 48), QCOW2_SECTOR);
 	else if (header->version >= 3)
 		return error_set(err, EINVAL, "the snapshot table lacks the size of a disk");
 	snapshot->id = bytes + SNAPSHOT_FIXED + extra;
@@ -141,17 +141,17 @@ int64_t qcow2_parse_bitmap(const uint8_t *bytes, size_t length, const struct qco
 
 	if (length < BITMAP_FIXED)
 		return -EINVAL;
-	flags = (uint32_t)qcow2_get(bytes + 12, 4);
-	extra = (uint32_t)qcow2_get(bytes + 20, 4);
+	flags = load_be32(bytes + 12);
+	extra = load_be32(bytes + 20);
 	*bitmap = (struct qcow2_bitmap){
-		.table_offset = qcow2_get(bytes, 8),
-		.table_size = (uint32_t)qcow2_get(bytes + 8, 4),
+		.table_offset = load_be64(bytes),
+		.table_size = load_be32(bytes + 8),
 		.in_use = flags & BITMAP_IN_USE,
 		.automatic = flags & BITMAP_AUTO,
 		.strange = flags & ~(uint32_t)BITMAP_FLAGS || bytes[16] != BITMAP_TRACKS_WRITES ||
 			   (extra && !(flags & BITMAP_EXTRA_COMPATIBLE)),
 		.granularity_bits = bytes[17],
-		.name_length = (uint16_t)qcow2_get(bytes + 18, 2),
+		.name_length = load_be16(bytes + 18),
 	};
 	used += (uint64_t)bitmap->name_length + extra;
 	used = round_up(used, 8);
@@ -230,14 +230,29 @@ uint64_t qcow2_equal_bits(const uint8_t *bits, uint64_t at, uint64_t count)
 	return min_of(i, count) - at;
 }
 
-/* ---- Refcounts ---- */
+/* ---- Refcounts: of one to eight bytes, or of bits ---- */
+
+static uint64_t load_wide(const uint8_t *at, unsigned int bytes)
+{
+	uint64_t value = 0;
+
+	for (unsigned int i = 0; i < bytes; i++)
+		value = value << 8 | at[i];
+	return value;
+}
+
+static void store_wide(uint8_t *at, unsigned int bytes, uint64_t value)
+{
+	for (unsigned int i = bytes; i--; value >>= 8)
+		at[i] = (uint8_t)value;
+}
 
 uint64_t qcow2_refcount_get(const uint8_t *block, unsigned int order, uint64_t index)
 {
 	unsigned int width = 1u << order;
 
 	if (width >= 8)
-		return qcow2_get(block + index * (width / 8), (int)width / 8);
+		return load_wide(block + index * (width / 8), width / 8);
 	return block[index * width / 8] >> (index * width % 8) & ((1u << width) - 1);
 }
 
@@ -249,7 +264,7 @@ void qcow2_refcount_set(uint8_t *block, unsigned int order, uint64_t index, uint
 	uint8_t *at = block + index * width / 8;
 
 	if (width >= 8)
-		qcow2_put(block + index * (width / 8), (int)width / 8, value);
+		store_wide(block + index * (width / 8), width / 8, value);
 	else
 		*at = (uint8_t)((*at & ~mask) | (value << shift & mask));
 }

@@ -169,7 +169,7 @@ static int write_words(struct qcow2 *q, const struct qcow2_updates *updates, uin
 	for (size_t i = 0; i < updates->count && !rc; i++) {
 		uint8_t bytes[8];
 
-		qcow2_put(bytes, sizeof(bytes), updates->items[i].value);
+		store_be64(bytes, updates->items[i].value);
 		rc = hostfile_write(q->file, bytes, sizeof(bytes),
 				    table + (uint64_t)updates->items[i].index * 8);
 	}

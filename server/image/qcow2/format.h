@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/bytes.h"
 #include "common/error.h"
 
 enum {
@@ -234,23 +235,6 @@ void qcow2_refcount_set(uint8_t *block, unsigned int order, uint64_t index, uint
 static inline uint64_t qcow2_refcount_max(unsigned int order)
 {
 	return order == 6 ? UINT64_MAX : (UINT64_C(1) << (1u << order)) - 1;
-}
-
-/* ---- Big-endian ---- */
-
-static inline uint64_t qcow2_get(const uint8_t *at, int bytes)
-{
-	uint64_t value = 0;
-
-	for (int i = 0; i < bytes; i++)
-		value = value << 8 | at[i];
-	return value;
-}
-
-static inline void qcow2_put(uint8_t *at, int bytes, uint64_t value)
-{
-	for (int i = bytes; i--; value >>= 8)
-		at[i] = (uint8_t)value;
 }
 
 #endif

@@ -64,7 +64,7 @@ static int write_table(struct qcow2 *q, const struct area *area, const uint64_t 
 	if (!bytes)
 		return -ENOMEM;
 	for (size_t i = 0; i < length / 8; i++)
-		qcow2_put(bytes + i * 8, 8, table[i]);
+		store_be64(bytes + i * 8, table[i]);
 	return hostfile_write(q->file, bytes, length, area->first << q->cluster_bits);
 }
 
@@ -73,8 +73,8 @@ static int switch_header(struct qcow2 *q, const struct area *area)
 	uint8_t bytes[12];
 	int rc;
 
-	qcow2_put(bytes, 8, area->first << q->cluster_bits);
-	qcow2_put(bytes + 8, 4, area->table);
+	store_be64(bytes, area->first << q->cluster_bits);
+	store_be32(bytes + 8, area->table);
 	rc = hostfile_sync(q->file);
 	if (rc == 0)
 		rc = hostfile_write(q->file, bytes, sizeof(bytes), QCOW2_AT_REFTABLE);

@@ -11,16 +11,6 @@
 
 #define OFFSET_LIMIT (UINT64_C(1) << 63)
 
-static uint32_t get32(const uint8_t *at)
-{
-	return (uint32_t)qcow2_get(at, 4);
-}
-
-static uint64_t get64(const uint8_t *at)
-{
-	return qcow2_get(at, 8);
-}
-
 uint64_t qcow2_l1_needed(const struct qcow2_header *header, uint64_t size)
 {
 	unsigned int shift = header->cluster_bits + qcow2_l2_bits(header);
@@ -43,18 +33,18 @@ bool qcow2_table_valid(const struct qcow2_header *header, uint64_t offset, uint6
 static void read_fields(const uint8_t *bytes, struct qcow2_header *header)
 {
 	*header = (struct qcow2_header){
-		.version = get32(bytes + 4),
-		.backing_offset = get64(bytes + 8),
-		.backing_length = get32(bytes + 16),
-		.cluster_bits = get32(bytes + 20),
-		.size = round_down(get64(bytes + 24), QCOW2_SECTOR),
-		.crypt = get32(bytes + 32),
-		.l1_size = get32(bytes + 36),
-		.l1_offset = get64(bytes + 40),
-		.reftable_offset = get64(bytes + QCOW2_AT_REFTABLE),
-		.reftable_clusters = get32(bytes + 56),
-		.snapshots = get32(bytes + 60),
-		.snapshots_offset = get64(bytes + 64),
+		.version = load_be32(bytes + 4),
+		.backing_offset = load_be64(bytes + 8),
+		.backing_length = load_be32(bytes + 16),
+		.cluster_bits = load_be32(bytes + 20),
+		.size = round_down(load_be64(bytes + 24), QCOW2_SECTOR),
+		.crypt = load_be32(bytes + 32),
+		.l1_size = load_be32(bytes + 36),
+		.l1_offset = load_be64(bytes + 40),
+		.reftable_offset = load_be64(bytes + QCOW2_AT_REFTABLE),
+		.reftable_clusters = load_be32(bytes + 56),
+		.snapshots = load_be32(bytes + 60),
+		.snapshots_offset = load_be64(bytes + 64),
 		.refcount_order = 4,
 		.length = QCOW2_HEADER_V2,
 	};
@@ -64,11 +54,11 @@ static void read_fields(const uint8_t *bytes, struct qcow2_header *header)
 
 static void read_fields_v3(const uint8_t *bytes, struct qcow2_header *header)
 {
-	header->incompatible = get64(bytes + QCOW2_AT_INCOMPATIBLE);
-	header->compatible = get64(bytes + 80);
-	header->autoclear = get64(bytes + QCOW2_AT_AUTOCLEAR);
-	header->refcount_order = get32(bytes + 96);
-	header->length = get32(bytes + 100);
+	header->incompatible = load_be64(bytes + QCOW2_AT_INCOMPATIBLE);
+	header->compatible = load_be64(bytes + 80);
+	header->autoclear = load_be64(bytes + QCOW2_AT_AUTOCLEAR);
+	header->refcount_order = load_be32(bytes + 96);
+	header->length = load_be32(bytes + 100);
 	if (header->length > 104)
 		header->compression = bytes[104];
 }
@@ -155,7 +145,7 @@ int qcow2_parse_header(const uint8_t *bytes, size_t length, struct qcow2_header 
 	int (*const checks[])(const struct qcow2_header *, struct error *) = {
 		check_geometry, check_compression, check_names, check_tables, check_data_file};
 
-	if (length < QCOW2_HEADER_V2 || get32(bytes) != QCOW2_MAGIC)
+	if (length < QCOW2_HEADER_V2 || load_be32(bytes) != QCOW2_MAGIC)
 		return error_set(err, EINVAL, "Image is not in qcow2 format");
 	read_fields(bytes, header);
 	if (header->version < 2 || header->version > 3)
@@ -203,10 +193,10 @@ static int take_bitmaps(const uint8_t *bytes, uint32_t length, const struct qcow
 		return error_set(err, EINVAL, "bitmaps_ext: Invalid extension length");
 	if (!(header->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		return 0; /* a program that knows nothing of bitmaps has written: they are void */
-	to->bitmaps = get32(bytes);
-	to->bitmap_directory_size = get64(bytes + 8);
-	to->bitmap_directory_offset = get64(bytes + 16);
-	if (get32(bytes + 4))
+	to->bitmaps = load_be32(bytes);
+	to->bitmap_directory_size = load_be64(bytes + 8);
+	to->bitmap_directory_offset = load_be64(bytes + 16);
+	if (load_be32(bytes + 4))
 		return error_set(err, EINVAL, "bitmaps_ext: Reserved field is not zero");
 	if (!to->bitmaps || to->bitmaps > QCOW2_BITMAPS_MAX)
 		return error_set(err, EINVAL, "bitmaps_ext: invalid number of bitmaps");
@@ -223,8 +213,8 @@ static int take_crypt(const uint8_t *bytes, uint32_t length, const struct qcow2_
 {
 	if (length != 16)
 		return error_set(err, EINVAL, "encryption header extension of a wrong length");
-	to->crypt_offset = get64(bytes);
-	to->crypt_length = get64(bytes + 8);
+	to->crypt_offset = load_be64(bytes);
+	to->crypt_length = load_be64(bytes + 8);
 	if (!to->crypt_offset || to->crypt_length > QCOW2_CRYPT_HEADER_MAX ||
 	    !qcow2_table_valid(header, to->crypt_offset, to->crypt_length, 1))
 		return error_set(err, EINVAL, "encryption header offset is invalid");
@@ -275,7 +265,7 @@ int qcow2_parse_extensions(const uint8_t *bytes, size_t length, const struct qco
 
 	memset(extensions, 0, sizeof(*extensions));
 	while (range_inside(at, 8, end)) {
-		uint32_t type = get32(bytes + at), size = get32(bytes + at + 4);
+		uint32_t type = load_be32(bytes + at), size = load_be32(bytes + at + 4);
 		int rc;
 
 		if (type == EXTENSION_END)

@@ -26,7 +26,7 @@ static int read_first_cluster(struct qcow2 *q, struct error *err)
 
 	if (rc && rc != -ENODATA)
 		return error_set_errno(err, -rc, "Could not read qcow2 header");
-	bits = (uint32_t)qcow2_get(head + 20, 4);
+	bits = load_be32(head + 20);
 	if (bits < QCOW2_CLUSTER_BITS_MIN || bits > QCOW2_CLUSTER_BITS_MAX)
 		bits = QCOW2_CLUSTER_BITS_MIN; /* the parser will say so */
 	q->first_cluster_length = (size_t)1 << bits;
@@ -120,7 +120,7 @@ static int read_l1(struct qcow2 *q, uint64_t offset, uint32_t size, struct error
 	if (rc && rc != -ENODATA)
 		return error_set_errno(err, -rc, "Could not read L1 table");
 	for (uint32_t i = 0; i < size; i++)
-		atomic_init(&q->l1[i], qcow2_get(table + (size_t)i * 8, 8));
+		atomic_init(&q->l1[i], load_be64(table + (size_t)i * 8));
 	return 0;
 }
 

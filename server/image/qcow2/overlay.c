@@ -63,17 +63,17 @@ static int write_empty(int fd, uint64_t size)
 		return -ENOMEM;
 	if (entries * 8 > QCOW2_L1_BYTES_MAX)
 		return -EFBIG;
-	qcow2_put(bytes, 4, QCOW2_MAGIC);
-	qcow2_put(bytes + 4, 4, 3);
-	qcow2_put(bytes + 20, 4, BITS);
-	qcow2_put(bytes + 24, 8, size);
-	qcow2_put(bytes + 36, 4, entries);
-	qcow2_put(bytes + 40, 8, L1);
-	qcow2_put(bytes + QCOW2_AT_REFTABLE, 8, REFTABLE);
-	qcow2_put(bytes + 56, 4, 1);
-	qcow2_put(bytes + 96, 4, 4);
-	qcow2_put(bytes + 100, 4, QCOW2_HEADER_V3);
-	qcow2_put(bytes + REFTABLE, 8, BLOCK);
+	store_be32(bytes, QCOW2_MAGIC);
+	store_be32(bytes + 4, 3);
+	store_be32(bytes + 20, BITS);
+	store_be64(bytes + 24, size);
+	store_be32(bytes + 36, entries);
+	store_be64(bytes + 40, L1);
+	store_be64(bytes + QCOW2_AT_REFTABLE, REFTABLE);
+	store_be32(bytes + 56, 1);
+	store_be32(bytes + 96, 4);
+	store_be32(bytes + 100, QCOW2_HEADER_V3);
+	store_be64(bytes + REFTABLE, BLOCK);
 	for (uint64_t c = 0; c < clusters; c++)
 		qcow2_refcount_set(bytes + BLOCK, 4, c, 1);
 	if (pwrite(fd, bytes, L1, 0) != L1)

@@ -33,7 +33,7 @@ int qcow2_refcounts_load(struct qcow2 *q, struct error *err)
 	if (rc && rc != -ENODATA)
 		return error_set_errno(err, -rc, "Could not read the reference count table");
 	for (uint32_t i = 0; i < w->reftable_size; i++)
-		w->reftable[i] = qcow2_get(table + (size_t)i * 8, 8);
+		w->reftable[i] = load_be64(table + (size_t)i * 8);
 	return 0;
 }
 

@@ -102,7 +102,7 @@ static int change_features(struct qcow2 *q, uint64_t offset, uint64_t *word, uin
 	pthread_mutex_lock(&w->feature_lock);
 	value = (*word & ~clear) | set;
 	if (value != *word) {
-		qcow2_put(bytes, sizeof(bytes), value);
+		store_be64(bytes, value);
 		rc = hostfile_write(q->file, bytes, sizeof(bytes), offset);
 		if (rc == 0)
 			rc = hostfile_sync(q->file);
