@@ -469,6 +469,41 @@ def test_qemu_server():
         try_server(server, "tls-type=anon")
 
 
+def test_qemu_server_ciphers():
+    """hawser at qemu-nbd: each version with each cipher, certificates and keys."""
+    at = ["qemu-nbd", "-t", "-e", "0", "-r", "-f", "raw", "-k", "%s"]
+    kinds = {"x509": (pki().x509(), certificates() + "&tls-hostname=localhost"),
+             "psk": (pki().psk(pki().keys, "priority=NORMAL:" + ALL_PSK),
+                     f"tls-psk-file={pki().keys}/keys.psk")}
+    for kind, (objects, words) in kinds.items():
+        with Foreign(*at, *objects, "%i") as server:
+            for version in VERSIONS:
+                for cipher in CIPHERS:
+                    if kind == "psk" and version == "1.3" and cipher == "AES-256-GCM":
+                        continue  # keys from a file go with SHA-256 in TLS 1.3
+                    wish = priority(version, cipher, ALL_PSK if kind == "psk" else "")
+                    said = hawser("info", server.uri(f"{words}&x-tls-{wish}"))
+                    found = re.search(rf"TLSv{version} (\S+)", said)
+                    check(found and same_cipher(found[1], cipher),
+                          f"{kind} {version} {cipher}: {said}")
+
+
+def test_qemu_server_is_somebody_else():
+    """hawser at qemu-nbd with certificates that are expired, revoked, another's or of another
+    authority."""
+    at = ["qemu-nbd", "-t", "-e", "0", "-r", "-f", "raw", "-p", "%p"]
+    for name in ("expired", "other", "name", "revoked"):
+        folder = pki().folder("s-" + name, server=f"server-{name}", client="client")
+        ours = pki().folder("c-" + name, client="client", crl=name == "revoked")
+        objects = pki().x509(folder, "sanity-check=off", "verify-peer=off")
+        with Foreign(*at, *objects, "%i", tcp=True) as server:
+            said = refused(HAWSER, "list", server.uri(certificates(ours)))
+            check("not accepted" in said, said)
+            hawser("list", server.uri(certificates(ours) + "&tls-verify-peer=0"))
+            options = pki().x509(ours, endpoint="client")
+            refused(HAWSERD, "-L", "-b", "localhost", "-p", str(server.port), *options)
+
+
 def test_nbdkit_server():
     """hawser at nbdkit, whose TLS is optional here: nothing is asked for in clear."""
     at = ["nbdkit", "-f", "-r", "--tls=on"]

@@ -439,7 +439,8 @@ def test_chain():
 
 
 def test_close_in_handshake():
-    """S7: a client that leaves at any byte of its handshake costs nothing but itself."""
+    """S7: a client that leaves at any byte of its handshake costs nothing but itself
+    (CVE-2017-9524)."""
     with tls_server() as server:
         hello = Pieces(server.greeted()).flight()
         for cut in [*range(0, 64), *range(64, len(hello), 23)]:
