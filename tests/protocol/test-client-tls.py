@@ -8,6 +8,7 @@ should believe (C17 to C22). HAWSER names the program (build/hawser).
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import ssl
 import struct
@@ -17,7 +18,7 @@ import threading
 import urllib.parse
 import warnings
 
-from harness import SANITIZER, TOP, Server, check, main
+from harness import SANITIZER, TOP, Server, check, main, until
 from nbdraw import (ERR_INVALID, ERR_POLICY, ERR_UNSUP, IHAVEOPT, NBDMAGIC, OPT_ABORT, OPT_LIST,
                     OPT_STARTTLS, REP_ACK, REP_SERVER, REPLYMAGIC)
 from pki import USER, pki
@@ -346,6 +347,32 @@ def test_identities():
         with Server(*pki().psk(pki().path("many"), words), *rule) as server:
             hawser(at(server, "bob", owner("bob", keys["bob"])), OK)
             hawser(at(server, "alice", owner("alice", keys["alice"])), UNREACHABLE)
+
+
+def test_reload_of_keys():
+    """SIGHUP reads the keys again: a user who was taken out stays out, one who was added comes
+    in, and a file that is broken changes nothing."""
+    folder = pki().path("changing")
+    os.makedirs(folder, exist_ok=True)
+    pki().write("changing/keys.psk", "alice:" + "a1" * 32 + "\n")
+    pki().write("alice.psk", "alice:" + "a1" * 32 + "\n")
+    pki().write("bob.psk", "bob:" + "b0" * 32 + "\n")
+
+    def comes_in(server, user):
+        address = uri(server.path, psk_file=pki().path(user + ".psk")).replace(USER, user)
+        return "NAME" in hawser(address, (OK, REFUSED))
+
+    with Server(*pki().psk(folder)) as server:
+        check(comes_in(server, "alice") and not comes_in(server, "bob"), "before")
+        pki().write("changing/keys.psk", "bob:" + "b0" * 32 + "\n")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: comes_in(server, "bob"), "the new keys")
+        check(not comes_in(server, "alice"), "alice is still let in")
+        pki().write("changing/keys.psk", "bob:no key\n")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "keys.psk" in server.stderr(), "the warning")
+        check("no key" not in server.stderr(), "the warning shows a key")
+        check(comes_in(server, "bob"), "the old keys")
 
 
 def test_anonymous():

@@ -279,6 +279,21 @@ def test_reload():
         old.in_sync()
 
 
+def test_reload_of_revocations():
+    """SIGHUP is how somebody is shut out of a server that runs: by a list of revoked certificates
+    that was not there before. Who is in stays in."""
+    folder = pki().folder("revoking-later", "server", "client")
+    thief = pki().context("client-revoked")
+    with tls_server(folder=folder) as server:
+        inside = in_transmission(server, context=thief)
+        shutil.copy(pki().path("crl.pem"), folder + "/ca-crl.pem")
+        check(not refused(server, pki().context("client-revoked")), "the list is read too early")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: refused(server, pki().context("client-revoked")), "the list is used")
+        inside.in_sync()
+        in_transmission(server).in_sync()
+
+
 # ---- Transmission ----
 
 
