@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * Learning whether to spin. Misses cost processor time, so after each of them twice as many waits
- * pass without a try; long waits do not count among them, so a client that thinks between its
- * requests is soon left alone, and so is one on a machine that has something else to do.
+ * Learning whether to spin. Misses cost processor time, so after the second in a row a wait passes
+ * without a try, and twice as many after each that follows; long waits do not count among them, so
+ * a client that thinks between its requests is soon left alone, and so is one on a machine that has
+ * something else to do.
  */
 #include "spin.h"
 
@@ -29,7 +30,7 @@ static void lose_faith(struct spin *spin)
 {
 	if (spin->doubt < SPIN_DOUBT_MAX)
 		spin->doubt++;
-	spin->pause = 1U << spin->doubt;
+	spin->pause = (1U << (spin->doubt - 1)) - 1; /* a single miss is forgiven */
 }
 
 /* Is the sleep that a long spin saves long enough? */

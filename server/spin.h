@@ -22,8 +22,8 @@
 #define SPIN_CROWDED (20 * CLOCK_MICROSECOND)
 
 enum {
-	/* After so many misses in a row, one of 2^SPIN_DOUBT_MAX waits is still tried. */
-	SPIN_DOUBT_MAX = 8,
+	/* After so many misses in a row, one of 256 waits is still tried. */
+	SPIN_DOUBT_MAX = 9,
 };
 
 /* How a wait came to its end. */
