@@ -4,7 +4,8 @@
  * compression, renegotiation, tickets or resumption; anonymous suites only with credentials of
  * that kind. Nothing here ever asks on a terminal, and there is no way back to clear text.
  *
- * Credentials are used and reloaded by one thread; connections that they made live on their own.
+ * Any thread may use credentials while none reloads them; connections that they made live on their
+ * own.
  */
 #ifndef HAWSER_COMMON_TLS_H
 #define HAWSER_COMMON_TLS_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * One client. It is negotiated and parked by the main loop (server.c), which then owns it, and
- * served by one engine thread while it is busy, which then owns it. Ownership changes hands only
+ * served by one engine thread while it is busy, which then owns it; so are the steps of its TLS
+ * handshake. Ownership changes hands only
  * in server.c under the server's lock.
  *
  * Fields below "any thread" are atomics; all others belong to the owner.
@@ -64,6 +65,8 @@ struct issue {
 /* Who owns the connection. */
 enum connection_state {
 	CONNECTION_NEGOTIATING, /* main loop */
+	CONNECTION_QUEUED,      /* main loop; a step of its TLS handshake waits for a thread */
+	CONNECTION_SECURING,    /* an engine thread, for that step */
 	CONNECTION_WAITING,     /* main loop; it wants a slot */
 	CONNECTION_OPENING,     /* main loop; the image is being opened for it */
 	CONNECTION_PARKED,      /* main loop; transmission, but idle */
@@ -74,7 +77,11 @@ enum connection_state {
 };
 
 /* What to do with a connection that its thread gives back. */
-enum connection_outcome { CONNECTION_PARK, CONNECTION_END };
+enum connection_outcome {
+	CONNECTION_PARK, /* after a step of TLS: more of it follows */
+	CONNECTION_END,
+	CONNECTION_SECURED, /* TLS is on */
+};
 
 struct connection {
 	TAILQ_ENTRY(connection) all;  /* all connections of the server; main loop */
@@ -137,6 +144,7 @@ void connection_free(struct connection *connection);
 
 /* What came of a step of negotiation. */
 enum negotiation {
+	NEGOTIATION_SECURE,  /* a thread is to call connection_secure(): that takes its time */
 	NEGOTIATION_GOES_ON, /* wait for the socket (writable too, when out is not empty) */
 	NEGOTIATION_FULL,    /* it waits for a slot */
 	NEGOTIATION_OPENING, /* it waits for the image */
@@ -150,6 +158,11 @@ enum { NEGOTIATION_SCRATCH = 64 << 10 };
 enum negotiation connection_negotiate(struct connection *connection, uint8_t *scratch);
 /* What to wait for with epoll when it goes on. */
 uint32_t connection_negotiation_events(const struct connection *connection);
+
+/* One step of the TLS handshake, without waiting for the peer. Engine thread. */
+enum connection_outcome connection_secure(struct connection *connection);
+/* After CONNECTION_SECURED: may this peer come in? Then negotiation begins anew. Main loop. */
+bool connection_admit(struct connection *connection);
 
 /* Serves a busy connection until it is idle or over. Engine thread. */
 enum connection_outcome connection_serve(struct connection *connection,

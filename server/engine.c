@@ -170,7 +170,9 @@ static void serve_connections(struct engine *engine, struct engine_thread *threa
 		enum connection_outcome outcome;
 
 		pthread_mutex_unlock(&engine->lock);
-		outcome = connection_serve(connection, thread);
+		outcome = connection->state == CONNECTION_SECURING
+				  ? connection_secure(connection)
+				  : connection_serve(connection, thread);
 		server_connection_back(connection, outcome);
 		pthread_mutex_lock(&engine->lock);
 	}

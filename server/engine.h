@@ -31,7 +31,8 @@ struct engine *engine_new(unsigned int threads_max);
 /* All connections must be over. */
 void engine_free(struct engine *engine);
 
-/* A connection has something to do: the next free thread serves it. Any thread. 0 or -errno when
+/* A connection has something to do: the next free thread serves it, or takes its TLS handshake a
+ * step further. Any thread. 0 or -errno when
  * no thread at all could be had. */
 int engine_serve(struct engine *engine, struct connection *connection);
 

@@ -2,7 +2,8 @@
 /*
  * A connection from accept to transmission: moves bytes between its socket and the handshake
  * machine without ever waiting, so that mute peers cost a little memory and no thread. Runs in the
- * main loop.
+ * main loop, but for the steps of a TLS handshake: a signature takes as long as all else together,
+ * and an engine thread makes it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -188,7 +189,7 @@ static enum negotiation haggle(struct connection *connection, uint8_t *scratch)
 
 /* ---- TLS ---- */
 
-/* May this peer come in? Who has no name is nobody that a list could allow. */
+/* Who has no name is nobody that a list could allow. */
 static bool is_authorized(struct connection *connection)
 {
 	const struct server_tls *tls = server_tls(connection->server);
@@ -221,42 +222,45 @@ static bool begin_tls(struct connection *connection, struct error *err)
 	return tls_start(&connection->transport, tls->creds, NULL, err) == 0;
 }
 
-/* Phase HANDSHAKE_TLS: one step, after which either the phase is another or it goes on. */
-static enum negotiation secure(struct connection *connection)
+enum connection_outcome connection_secure(struct connection *connection)
 {
 	struct error err = ERROR_INIT;
-	int rc = 0;
+	int rc = tls_handshake(&connection->transport, &err);
 
-	if (!tls_is_on(&connection->transport) && !begin_tls(connection, &err))
-		rc = -EPROTO;
-	if (!rc)
-		rc = tls_handshake(&connection->transport, &err);
 	if (rc == -EAGAIN)
-		return NEGOTIATION_GOES_ON;
+		return CONNECTION_PARK;
 	trace_tls_end(connection->id, rc);
-	if (rc) {
-		log_info("client %u: dropped: %s", connection->id, err.text);
-		return NEGOTIATION_DROP;
-	}
+	if (!rc)
+		return CONNECTION_SECURED;
+	log_info("client %u: dropped: %s", connection->id, err.text);
+	return CONNECTION_END;
+}
+
+bool connection_admit(struct connection *connection)
+{
 	if (!is_authorized(connection))
-		return NEGOTIATION_DROP;
+		return false;
 	handshake_secured(&connection->handshake);
-	return NEGOTIATION_GOES_ON;
+	return true;
 }
 
 enum negotiation connection_negotiate(struct connection *connection, uint8_t *scratch)
 {
 	const struct handshake *handshake = &connection->handshake;
+	struct error err = ERROR_INIT;
 	enum negotiation outcome;
 
-	do {
-		outcome = haggle(connection, scratch);
-		if (outcome != NEGOTIATION_GOES_ON || handshake->phase != HANDSHAKE_TLS ||
-		    connection->out.used)
-			return outcome;
-		outcome = secure(connection);
-	} while (outcome == NEGOTIATION_GOES_ON && handshake->phase != HANDSHAKE_TLS);
-	return outcome;
+	if (handshake->phase == HANDSHAKE_TLS && tls_is_on(&connection->transport))
+		return NEGOTIATION_SECURE;
+	outcome = haggle(connection, scratch);
+	if (outcome != NEGOTIATION_GOES_ON || handshake->phase != HANDSHAKE_TLS ||
+	    connection->out.used)
+		return outcome;
+	if (begin_tls(connection, &err))
+		return NEGOTIATION_GOES_ON;
+	trace_tls_end(connection->id, -EPROTO);
+	log_info("client %u: dropped: %s", connection->id, err.text);
+	return NEGOTIATION_DROP;
 }
 
 uint32_t connection_negotiation_events(const struct connection *connection)

@@ -40,6 +40,7 @@ int server_open(struct server **out, const struct server_config *config, struct 
 	server->epoll_fd = server->signal_fd = server->wake_fd = -1;
 	TAILQ_INIT(&server->all);
 	TAILQ_INIT(&server->negotiating);
+	TAILQ_INIT(&server->queued);
 	TAILQ_INIT(&server->waiting);
 	TAILQ_INIT(&server->opening);
 	TAILQ_INIT(&server->stalled);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The state of a server, shared by its opening (server-open.c) and its main loop (server.c), and
- * known to nobody else. The loop owns all of it but what is under the lock.
+ * The state of a server, shared by its opening (server-open.c) and its main loop (server.c,
+ * server-lists.c), and known to nobody else. The loop owns all of it but what is under the lock.
  */
 #ifndef HAWSER_SERVER_SERVER_STATE_H
 #define HAWSER_SERVER_SERVER_STATE_H
@@ -32,8 +32,11 @@ struct server {
 	bool listening;
 	uint64_t accept_after; /* 0: accepting */
 	struct access *access; /* NULL: the image stays as it was opened */
-	struct connection_list all, negotiating, waiting, opening, stalled, throttled, ended;
-	unsigned int negotiating_count;
+	struct connection_list all, negotiating, queued, waiting, opening, stalled, throttled,
+		ended;
+	unsigned int negotiating_count;    /* queued and with threads, too */
+	unsigned int securing;             /* of them, with threads */
+	unsigned int securing_max;         /* more would only take turns */
 	unsigned int connections, clients; /* clients hold a slot */
 	bool had_client;
 	struct farewell *farewell; /* sockets that are done with */
@@ -46,6 +49,14 @@ struct server {
 
 	bool stop_asked; /* any thread, atomic */
 };
+
+/* server-lists.c: a new connection comes into a state; one that has a state goes to another. Its
+ * deadline is set before: those in negotiation are kept in that order. */
+void server_enter(struct server *server, struct connection *connection,
+		  enum connection_state state);
+void server_move(struct server *server, struct connection *connection, enum connection_state state);
+/* What epoll tells of it from now on; 0: nothing. */
+void server_watch(struct server *server, struct connection *connection, uint32_t events);
 
 /* May another client enter transmission? */
 static inline bool server_slot_free(const struct server *server)

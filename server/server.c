@@ -3,8 +3,9 @@
  * The server's main loop: accepts, negotiates, parks idle connections in one epoll and hands busy
  * ones to the engine; signals, deadlines, drain. It must never block on a disk or on a peer.
  *
- * The loop owns all lists and every connection that is not busy. Busy ones come back through
- * `back`, under `lock`, the only state that other threads touch.
+ * The loop owns all lists and every connection that no engine thread has. Those (busy ones, and the
+ * steps of TLS handshakes) come back through `back`, under `lock`, the only state that other
+ * threads touch.
  */
 #include "server.h"
 
@@ -29,13 +30,14 @@
 #include "connection.h"
 #include "engine.h"
 #include "export.h"
+#include "farewell.h"
 #include "image/loan.h"
 #include "limits.h"
-#include "farewell.h"
 #include "server-internal.h"
 #include "server-state.h"
-#include "worker.h"
+#include "thread.h"
 #include "trace.h"
+#include "worker.h"
 
 enum { EVENTS_AT_ONCE = 64, ACCEPTS_AT_ONCE = 64 };
 
@@ -62,80 +64,6 @@ int server_add_listener(struct server *server, int fd, struct error *err)
 
 /* ---- Connections ---- */
 
-static struct connection_list *list_of(struct server *server, enum connection_state state)
-{
-	switch (state) {
-	case CONNECTION_NEGOTIATING:
-		return &server->negotiating;
-	case CONNECTION_WAITING:
-		return &server->waiting;
-	case CONNECTION_OPENING:
-		return &server->opening;
-	case CONNECTION_STALLED:
-		return &server->stalled;
-	case CONNECTION_THROTTLED:
-		return &server->throttled;
-	case CONNECTION_ENDED:
-		return &server->ended;
-	case CONNECTION_PARKED:
-	case CONNECTION_BUSY:
-		break;
-	}
-	return NULL;
-}
-
-static void leave_state(struct server *server, struct connection *connection)
-{
-	struct connection_list *list = list_of(server, connection->state);
-
-	if (list)
-		TAILQ_REMOVE(list, connection, link);
-	if (connection->state == CONNECTION_NEGOTIATING)
-		server->negotiating_count--;
-}
-
-/* Places are given in order, so the way from the end is short. */
-static void insert_throttled(struct server *server, struct connection *connection)
-{
-	struct connection *before = TAILQ_LAST(&server->throttled, connection_list);
-
-	while (before && before->resume_at > connection->resume_at)
-		before = TAILQ_PREV(before, connection_list, link);
-	if (before)
-		TAILQ_INSERT_AFTER(&server->throttled, before, connection, link);
-	else
-		TAILQ_INSERT_HEAD(&server->throttled, connection, link);
-}
-
-static void enter_state(struct server *server, struct connection *connection,
-			enum connection_state state)
-{
-	struct connection_list *list = list_of(server, state);
-
-	connection->state = state;
-	if (state == CONNECTION_THROTTLED)
-		insert_throttled(server, connection);
-	else if (list)
-		TAILQ_INSERT_TAIL(list, connection, link);
-	if (state == CONNECTION_NEGOTIATING)
-		server->negotiating_count++;
-}
-
-static void set_events(struct server *server, struct connection *connection, uint32_t events)
-{
-	struct epoll_event event = {.events = events, .data.ptr = connection};
-	int operation = EPOLL_CTL_MOD;
-
-	if (events == connection->events)
-		return;
-	if (!events)
-		operation = EPOLL_CTL_DEL;
-	else if (!connection->events)
-		operation = EPOLL_CTL_ADD;
-	connection->events = events;
-	epoll_ctl(server->epoll_fd, operation, connection->transport.fd, &event);
-}
-
 /* The connection is over; the loop owns it and it is in no engine queue. Its memory stays until
  * the events at hand have been looked at: one of them may be its own. */
 static void end_connection(struct server *server, struct connection *connection,
@@ -145,13 +73,12 @@ static void end_connection(struct server *server, struct connection *connection,
 
 	if (server->access)
 		access_detach(server->access, &connection->handshake);
-	leave_state(server, connection);
-	set_events(server, connection, 0);
+	server_watch(server, connection, 0);
 	if (connection->export_)
 		statistics_leave(&connection->export_->statistics, &connection->statistics);
 	TAILQ_REMOVE(&server->all, connection, all);
 	server->connections--;
-	enter_state(server, connection, CONNECTION_ENDED);
+	server_move(server, connection, CONNECTION_ENDED);
 	lender_end(connection->lender);
 	connection->lender = NULL;
 	if (how == TRANSPORT_CLOSE_CLEAN)
@@ -176,9 +103,8 @@ static void free_ended(struct server *server)
 
 static void serve(struct server *server, struct connection *connection)
 {
-	leave_state(server, connection);
-	set_events(server, connection, 0);
-	enter_state(server, connection, CONNECTION_BUSY);
+	server_watch(server, connection, 0);
+	server_move(server, connection, CONNECTION_BUSY);
 	if (server->drain_deadline)
 		connection_drain(connection);
 	if (engine_serve(server->engine, connection)) {
@@ -191,9 +117,8 @@ static void serve(struct server *server, struct connection *connection)
  * so. */
 static void throttle(struct server *server, struct connection *connection)
 {
-	leave_state(server, connection);
-	enter_state(server, connection, CONNECTION_THROTTLED);
-	set_events(server, connection, EPOLLRDHUP);
+	server_move(server, connection, CONNECTION_THROTTLED);
+	server_watch(server, connection, EPOLLRDHUP);
 }
 
 static void park(struct server *server, struct connection *connection)
@@ -208,11 +133,10 @@ static void park(struct server *server, struct connection *connection)
 		return;
 	}
 	trace_connection_parked(connection->id, connection->stalled);
-	leave_state(server, connection);
-	enter_state(server, connection,
+	server_move(server, connection,
 		    connection->stalled ? CONNECTION_STALLED : CONNECTION_PARKED);
 	connection->deadline = clock_now() + STALL_LIMIT;
-	set_events(server, connection, EPOLLIN | EPOLLRDHUP);
+	server_watch(server, connection, EPOLLIN | EPOLLRDHUP);
 }
 
 static uint64_t handshake_deadline(const struct server *server)
@@ -227,10 +151,9 @@ static void negotiation_goes_on(struct server *server, struct connection *connec
 	if (connection->state == CONNECTION_WAITING || connection->state == CONNECTION_OPENING) {
 		/* Lists are in the order of deadlines. */
 		connection->deadline = handshake_deadline(server);
-		leave_state(server, connection);
-		enter_state(server, connection, CONNECTION_NEGOTIATING);
+		server_move(server, connection, CONNECTION_NEGOTIATING);
 	}
-	set_events(server, connection, connection_negotiation_events(connection));
+	server_watch(server, connection, connection_negotiation_events(connection));
 }
 
 static void negotiation_full(struct server *server, struct connection *connection)
@@ -238,11 +161,10 @@ static void negotiation_full(struct server *server, struct connection *connectio
 	if (connection->state == CONNECTION_WAITING)
 		return;
 	trace_connection_waits(connection->id);
-	leave_state(server, connection);
-	enter_state(server, connection, CONNECTION_WAITING);
+	server_move(server, connection, CONNECTION_WAITING);
 	connection->deadline = clock_now() + SLOT_WAIT;
 	/* Only its end is of interest now; more input would spin. */
-	set_events(server, connection, EPOLLRDHUP);
+	server_watch(server, connection, EPOLLRDHUP);
 }
 
 /* It asks again when the image has been opened. That takes as long as the disk takes, but not for
@@ -251,11 +173,41 @@ static void negotiation_opening(struct server *server, struct connection *connec
 {
 	bool again = connection->state == CONNECTION_OPENING;
 
-	leave_state(server, connection);
-	enter_state(server, connection, CONNECTION_OPENING);
+	server_move(server, connection, CONNECTION_OPENING);
 	if (!again)
 		connection->deadline = clock_now() + OPEN_WAIT;
-	set_events(server, connection, EPOLLRDHUP);
+	server_watch(server, connection, EPOLLRDHUP);
+}
+
+/* ---- Steps of TLS handshakes, by threads ---- */
+
+/* Without anybody in transmission nothing is begun any more at a drain. */
+static bool may_secure(const struct server *server)
+{
+	return server->securing < server->securing_max &&
+	       !(server->drain_deadline && !server->clients);
+}
+
+/* Gives as many to threads as there are processors: they wait for nothing, so more threads would
+ * only be in the way of each other and of those who read and write. */
+static void secure_queued(struct server *server)
+{
+	struct connection *connection;
+
+	while (may_secure(server) && (connection = TAILQ_FIRST(&server->queued))) {
+		server_move(server, connection, CONNECTION_SECURING);
+		if (engine_serve(server->engine, connection)) {
+			log_warning("client %u: dropped: no thread can be started", connection->id);
+			end_connection(server, connection, TRANSPORT_CLOSE_DROP);
+		}
+	}
+}
+
+static void negotiation_secure(struct server *server, struct connection *connection)
+{
+	server_watch(server, connection, 0);
+	server_move(server, connection, CONNECTION_QUEUED);
+	secure_queued(server);
 }
 
 static void negotiate(struct server *server, struct connection *connection)
@@ -266,6 +218,9 @@ static void negotiate(struct server *server, struct connection *connection)
 	switch (outcome) {
 	case NEGOTIATION_GOES_ON:
 		negotiation_goes_on(server, connection);
+		break;
+	case NEGOTIATION_SECURE:
+		negotiation_secure(server, connection);
 		break;
 	case NEGOTIATION_FULL:
 		negotiation_full(server, connection);
@@ -290,6 +245,23 @@ static void negotiate(struct server *server, struct connection *connection)
 		end_connection(server, connection, TRANSPORT_CLOSE_DROP);
 		break;
 	}
+}
+
+/* A thread has taken the TLS handshake a step further. */
+static void step_done(struct server *server, struct connection *connection)
+{
+	enum connection_outcome outcome = connection->outcome;
+
+	if (outcome == CONNECTION_END ||
+	    (outcome == CONNECTION_SECURED && !connection_admit(connection))) {
+		end_connection(server, connection, TRANSPORT_CLOSE_DROP);
+		return;
+	}
+	server_move(server, connection, CONNECTION_NEGOTIATING);
+	if (outcome == CONNECTION_SECURED)
+		negotiate(server, connection);
+	else
+		negotiation_goes_on(server, connection);
 }
 
 /* Slots are free: those who wait for one try again, oldest first. Each leaves the list. */
@@ -332,10 +304,10 @@ static struct connection *add_connection(struct server *server, int fd)
 		return NULL;
 	TAILQ_INSERT_TAIL(&server->all, connection, all);
 	server->connections++;
-	enter_state(server, connection, CONNECTION_NEGOTIATING);
+	connection->deadline = handshake_deadline(server);
+	server_enter(server, connection, CONNECTION_NEGOTIATING);
 	export_refresh(&server->export_);
 	connection->handshake.shutting_down = server->drain_deadline;
-	connection->deadline = handshake_deadline(server);
 	return connection;
 }
 
@@ -365,6 +337,8 @@ static bool drop_oldest_negotiation(struct server *server)
 {
 	struct connection *oldest = TAILQ_FIRST(&server->negotiating);
 
+	if (!oldest)
+		oldest = TAILQ_FIRST(&server->queued);
 	if (oldest)
 		end_connection(server, oldest, TRANSPORT_CLOSE_DROP);
 	return oldest;
@@ -432,11 +406,14 @@ static void take_back(struct server *server)
 	pthread_mutex_unlock(&server->lock);
 	while ((connection = TAILQ_FIRST(&back))) {
 		TAILQ_REMOVE(&back, connection, link);
-		if (connection->outcome == CONNECTION_END || server->drain_deadline)
+		if (connection->state == CONNECTION_SECURING)
+			step_done(server, connection);
+		else if (connection->outcome == CONNECTION_END || server->drain_deadline)
 			end_connection(server, connection, TRANSPORT_CLOSE_CLEAN);
 		else
 			park(server, connection);
 	}
+	secure_queued(server);
 }
 
 static void connection_ready(struct server *server, struct connection *connection, uint32_t events)
@@ -458,6 +435,8 @@ static void connection_ready(struct server *server, struct connection *connectio
 	case CONNECTION_STALLED:
 		serve(server, connection);
 		break;
+	case CONNECTION_QUEUED:
+	case CONNECTION_SECURING:
 	case CONNECTION_BUSY:
 	case CONNECTION_ENDED:
 		break;
@@ -625,7 +604,8 @@ static bool is_over(struct server *server)
 	if (nobody_left || (!server->listener_count && !server->connections) ||
 	    __atomic_load_n(&server->stop_asked, __ATOMIC_SEQ_CST))
 		begin_drain(server);
-	return server->drain_deadline && !server->clients &&
+	/* A step of TLS ends soon: it waits for nobody. */
+	return server->drain_deadline && !server->clients && !server->securing &&
 	       farewell_deadline(server->farewell) == CLOCK_NEVER;
 }
 
@@ -649,6 +629,7 @@ static int prepare(struct server *server, struct error *err)
 		return error_set_errno(err, errno, "cannot wait for signals");
 	server->engine = engine_new(ENGINE_THREADS_MAX);
 	server->workers = worker_pool_new(WORKER_THREADS_MAX);
+	server->securing_max = min_of(thread_processors(), (unsigned int)ENGINE_THREADS_MAX / 2);
 	if (!server->engine || !server->workers)
 		return error_set(err, ENOMEM, "out of memory");
 	if (watch(server, server->signal_fd, EPOLLIN, &server->signal_fd) ||

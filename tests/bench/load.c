@@ -133,14 +133,15 @@ static void divide_work(const struct load_options *options, struct load_session 
 	}
 }
 
-static int run_shares(struct load_share *shares, unsigned int count, struct load_result *sum)
+static int run_shares(struct load_share *shares, unsigned int count, void *(*run)(void *),
+		      struct load_result *sum)
 {
 	AUTO_FREE pthread_t *threads = calloc(count, sizeof(*threads));
 	unsigned int started = 0;
 	int rc = threads ? 0 : ENOMEM;
 
 	while (!rc && started < count) {
-		rc = pthread_create(&threads[started], NULL, share_thread, &shares[started]);
+		rc = pthread_create(&threads[started], NULL, run, &shares[started]);
 		started += !rc;
 	}
 	for (unsigned int i = 0; i < started; i++) {
@@ -168,7 +169,7 @@ static int run_flows(const struct load_options *options, struct load_result *sum
 		else
 			load_pattern_fill(block, 0, options->block_size);
 		divide_work(options, sessions, block, shares);
-		rc = run_shares(shares, options->threads, sum);
+		rc = run_shares(shares, options->threads, share_thread, sum);
 		*seconds = (double)(sum->finished - shares->began) / CLOCK_SECOND;
 	}
 	for (unsigned int i = 0; i < open; i++)
@@ -178,28 +179,41 @@ static int run_flows(const struct load_options *options, struct load_result *sum
 
 /* ---- Connections ---- */
 
-static int run_connects(const struct load_options *options, struct load_result *sum,
-			double *seconds)
+/* One client after the other, until the share is used up. */
+static void *connect_thread(void *argument)
 {
-	uint64_t start = clock_now(), now = start;
-	uint64_t deadline = options->seconds > 0
-				    ? start + (uint64_t)(options->seconds * CLOCK_SECOND)
-				    : CLOCK_NEVER;
+	struct load_share *share = argument;
+	struct load_result *result = &share->result;
+	uint64_t now = share->began;
 
-	while (now < deadline && (!options->count || sum->operations < options->count)) {
+	while (now < share->deadline && result->operations < share->limit) {
 		struct load_session session = {.size = 0};
 		uint64_t began = now;
-		int rc = load_dial(options, &session);
 
-		if (rc)
-			return rc;
+		result->failure = load_dial(share->options, &session);
+		if (result->failure)
+			break;
 		load_hang_up(&session);
 		now = clock_now();
-		load_latency_add(sum, now - began);
-		sum->operations++;
+		load_latency_add(result, now - began);
+		result->operations++;
 	}
-	*seconds = (double)(now - start) / CLOCK_SECOND;
-	return 0;
+	result->finished = now;
+	return NULL;
+}
+
+static int run_connects(struct load_options *options, struct load_result *sum, double *seconds)
+{
+	AUTO_FREE struct load_share *shares = calloc(options->connections, sizeof(*shares));
+	int rc;
+
+	if (!shares)
+		return -ENOMEM;
+	options->threads = options->connections;
+	divide_work(options, NULL, NULL, shares);
+	rc = run_shares(shares, options->threads, connect_thread, sum);
+	*seconds = (double)(sum->finished - shares->began) / CLOCK_SECOND;
+	return rc;
 }
 
 /* ---- Starting a server ---- */
@@ -315,6 +329,7 @@ static const char usage_text[] =
 	"  --block-size N   bytes of a request (default 4k)\n"
 	"  --depth N        requests in flight on a connection (default 1)\n"
 	"  --connections N  (default 1)     --threads N  (default: one per connection)\n"
+	"                   connect: so many clients at once, each with a thread\n"
 	"  --seconds S      how long (default 1)\n"
 	"  --count N        at most so many requests; with --seconds 0 only that ends it\n"
 	"  --sequential     one after the other instead of scattered\n"
@@ -473,7 +488,7 @@ static void print_result(const struct load_options *options, const struct load_r
 	       result->failure ? strerror(-result->failure) : "");
 }
 
-static int run_operation(const struct load_options *options, char *const command[],
+static int run_operation(struct load_options *options, char *const command[],
 			 struct load_result *sum, double *seconds)
 {
 	switch (options->operation) {

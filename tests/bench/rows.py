@@ -61,6 +61,8 @@ _WORKS = [
     ("write-1m-d8", "1M write depth 8", _load("write", MIB, 8), Targets(1.3, 1.8, 0.7), True),
     ("connect", "connect + GO + disconnect", {"op": "connect", "simple": True},
      Targets(5, 1.3), True),
+    ("connect-c4", "connect + GO + disconnect, 4 at once",
+     {"op": "connect", "simple": True, "connections": 4}, Targets(), False),
 ]
 _TCP = Targets(1.3, 2.5, 0.6)
 
@@ -106,6 +108,8 @@ _TLS_WORKS = [
     ("psk-nbdcopy-out", "nbdcopy out, pre-shared key", "copy_out", {}, "psk", Targets(4, 4, 0.3)),
     ("connect", "connect + TLS + GO", "load", {"op": "connect", "simple": True}, "x509",
      Targets(6, 50)),
+    ("connect-c4", "connect + TLS + GO, 4 at once",
+     {"op": "connect", "simple": True, "connections": 4}, "x509", Targets()),
 ]
 
 

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 
 from harness import Skip, check
-from nbdraw import OPT_STARTTLS
+from nbdraw import OPT_STARTTLS, Dropped
 
 USER = "alice"
 KEY = "6f" * 32
@@ -179,3 +179,53 @@ def secure(client, context=None, host="localhost"):
 
 def option_bytes(option, data=b""):
     return struct.pack(">QII", 0x49484156454f5054, option, len(data)) + data
+
+
+class Pieces:
+    """A TLS client whose bytes we hold in our hands."""
+
+    def __init__(self, client, context=None):
+        self.client = starttls(client)
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.received = b""
+        self.tls = (context or pki().context()).wrap_bio(self.incoming, self.outgoing,
+                                                         server_hostname="localhost")
+
+    def flight(self):
+        """What the client wants to send next, in the handshake; b'' when it is done."""
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        return self.outgoing.read()
+
+    def receive(self):
+        data = self.client.sock.recv(65536)
+        if not data:
+            raise Dropped("handshake")
+        self.received += data
+        self.incoming.write(data)
+
+    def shake(self, send):
+        done = False
+        while not done:
+            bytes_ = self.flight()
+            if bytes_:
+                send(bytes_)
+            try:
+                self.tls.do_handshake()
+                done = True
+                rest = self.outgoing.read()
+                if rest:
+                    send(rest)
+            except ssl.SSLWantReadError:
+                self.receive()
+
+    def option(self, option, send):
+        self.tls.write(option_bytes(option))
+        send(self.outgoing.read())
+        while True:
+            try:
+                return self.tls.read(65536)
+            except ssl.SSLWantReadError:
+                self.receive()

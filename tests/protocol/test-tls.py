@@ -15,7 +15,7 @@ from harness import MIB, Server, check, content_of, main, negotiate, until
 from nbdraw import (ERR_INVALID, ERR_TLS_REQD, OPT_ABORT, OPT_EXPORT_NAME, OPT_GO, OPT_INFO,
                     OPT_LIST, OPT_STARTTLS, OPT_STRUCTURED_REPLY, Dropped, Export, info_data,
                     meta_data)
-from pki import SUBJECT, option_bytes, pki, secure, starttls
+from pki import SUBJECT, Pieces, option_bytes, pki, secure, starttls
 
 OPT_EXTENDED_HEADERS, OPT_LIST_META, OPT_SET_META, OPT_UNKNOWN = 11, 9, 10, 77
 
@@ -365,56 +365,6 @@ def test_file_cut_short():
 # ---- Hostile peers ----
 
 
-class Pieces:
-    """A TLS client whose bytes we hold in our hands."""
-
-    def __init__(self, client, **how):
-        self.client = starttls(client)
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.received = b""
-        self.tls = pki().context(**how).wrap_bio(self.incoming, self.outgoing,
-                                                 server_hostname="localhost")
-
-    def flight(self):
-        """What the client wants to send next, in the handshake; b'' when it is done."""
-        try:
-            self.tls.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
-        return self.outgoing.read()
-
-    def receive(self):
-        data = self.client.sock.recv(65536)
-        if not data:
-            raise Dropped("handshake")
-        self.received += data
-        self.incoming.write(data)
-
-    def shake(self, send):
-        done = False
-        while not done:
-            bytes_ = self.flight()
-            if bytes_:
-                send(bytes_)
-            try:
-                self.tls.do_handshake()
-                done = True
-                rest = self.outgoing.read()
-                if rest:
-                    send(rest)
-            except ssl.SSLWantReadError:
-                self.receive()
-
-    def option(self, option, send):
-        self.tls.write(option_bytes(option))
-        send(self.outgoing.read())
-        while True:
-            try:
-                return self.tls.read(65536)
-            except ssl.SSLWantReadError:
-                self.receive()
-
-
 def test_partial_records():
     """S54: records that come byte by byte are as good as others."""
     with tls_server() as server:
@@ -445,7 +395,7 @@ def test_chain():
                          (whole, ["server-middle", "middle", "ca"])):
         with tls_server(folder=folder) as server:
             # The certificates of TLS 1.2 are in clear.
-            pieces = Pieces(server.greeted(), version=ssl.TLSVersion.TLSv1_2)
+            pieces = Pieces(server.greeted(), pki().context(version=ssl.TLSVersion.TLSv1_2))
             pieces.shake(pieces.client.send)
             for name in ("server", "server-middle", "middle", "ca"):
                 found = keys.der(name + "-cert.pem") in pieces.received
