@@ -11,14 +11,14 @@ import shutil
 import subprocess
 import tempfile
 
-from harness import MIB, Skip, content_of
+from harness import MIB, Skip, content_of, hasty
 
 SHM = "/dev/shm"
 
 
-def run(*command):
+def run(*command, env=None):
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          check=False)
+                          env=env, check=False)
     if done.returncode:
         raise Skip(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout.strip()
@@ -130,7 +130,7 @@ def qemu(*command):
         raise Skip("qemu-img is not installed")
     for attempt in range(8):
         try:
-            return run("qemu-img", *command)
+            return run("qemu-img", *command, env=hasty())
         except Skip:
             if attempt == 7:
                 raise
@@ -138,7 +138,7 @@ def qemu(*command):
 
 @functools.lru_cache(maxsize=None)
 def encrypted_bytes(kind, node, options, size, content):
-    """Making a key slot takes seconds: once is enough."""
+    """Made once."""
     with folder() as path:
         image = os.path.join(path, "image")
         qemu("create", "-q", "-f", kind, *KEY, "-o", options, image, str(size))
