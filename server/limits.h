@@ -26,6 +26,9 @@ enum {
 	WARY_READS = 1000,
 	/* The largest piece of one request in a job's buffer. */
 	JOB_PIECE = 1 << 20,
+	/* Pieces of a write begin and end at units in which zeroes are looked for, up to this one.
+	 */
+	ZEROES_UNIT_IN_PIECE = JOB_PIECE / 2,
 	/* The same of what must be decoded: several workers share a large request. */
 	JOB_PIECE_DECODED = 256 << 10,
 	/* A simple reply cannot take back its header, so a read up to here is complete before its

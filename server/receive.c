@@ -34,8 +34,11 @@ bool receive_in_payload(const struct connection *connection)
 
 /* ---- Pieces of a WRITE for the workers ---- */
 
+/* Whole units of zeroes that are larger than pieces are only known when all pieces are. */
 static void run_write(struct job *job)
 {
+	if (job->connection->export_->zeroes.unit > ZEROES_UNIT_IN_PIECE)
+		job->mixed = !zeroes_all(job->buffer, job->length);
 	job->result = export_write_or_zero(job->connection->export_, job->buffer, job->offset,
 					   job->length);
 }
@@ -47,6 +50,7 @@ void receive_piece_done(struct job *job)
 	pending->pieces--;
 	if (job->result && !pending->error)
 		pending->error = job->result;
+	pending->mixed |= job->mixed;
 	if (pending->whole && !pending->pieces)
 		request_write_done(job->connection, pending);
 }
@@ -60,7 +64,7 @@ static bool begin_piece(struct connection *connection)
 	struct job *job;
 
 	if (length < payload->left)
-		length -= end % piece_align(connection, JOB_PIECE / 2);
+		length -= end % piece_align(connection, ZEROES_UNIT_IN_PIECE);
 	job = connection_job_new(connection, length);
 	if (!job)
 		return false;

@@ -483,11 +483,43 @@ int request_write_inline(struct connection *connection, const uint8_t *bytes, si
 	return rc;
 }
 
+/* A write of nothing but zeroes came in pieces that are smaller than the units of its image: now it
+ * is known that whole ones can go. True when the pending request waits for that. */
+static bool zero_large_units(struct connection *connection, struct pending *pending)
+{
+	const struct export *export = connection->export_;
+	const struct nbd_request *request = &pending->request;
+	uint64_t unit = export->zeroes.unit, first, end;
+	struct job *job;
+
+	if (unit <= ZEROES_UNIT_IN_PIECE || pending->mixed || pending->error)
+		return false;
+	first = round_up(export->offset + request->offset, unit) - export->offset;
+	end = round_down(export->offset + request->offset + request->length, unit);
+	if (end < export->offset + first + unit)
+		return false;
+	job = connection_job_new(connection, 0);
+	if (!job)
+		return false;  /* the zeroes are there; they only take room */
+	pending->mixed = true; /* once is enough */
+	pending->pieces = 1;
+	job->pending = pending;
+	job->run = run_zero_piece;
+	job->done = receive_piece_done;
+	job->offset = first;
+	job->length = end - export->offset - first;
+	job->flags = export->zeroes.flags;
+	connection_job_submit(connection, job);
+	return true;
+}
+
 void request_write_done(struct connection *connection, struct pending *pending)
 {
 	struct nbd_request request = pending->request;
 	int error = pending->error;
 
+	if (zero_large_units(connection, pending))
+		return;
 	free(pending);
 	if (!error && export_wants_stable(connection->export_, request.flags))
 		submit_plain(connection, &request, run_flush);

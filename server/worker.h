@@ -24,6 +24,7 @@ struct pending {
 	struct nbd_request request;
 	unsigned int pieces; /* jobs not yet back */
 	bool whole;          /* all pieces have been issued */
+	bool mixed;          /* of a write: not all pieces are zeroes */
 	uint64_t began;      /* as in struct statistics */
 	int error;           /* negative errno of the first failure */
 	uint64_t error_offset;
@@ -41,6 +42,7 @@ struct job {
 	uint32_t buffer_size; /* bytes taken from the budget */
 	uint64_t offset, length;
 	unsigned int flags;
+	bool mixed;           /* a piece of a write: not all of it is zeroes */
 	bool answers_only;    /* changes nothing: not worth doing for a client that has gone */
 	int result;           /* 0 or negative errno */
 	uint64_t contexts;    /* of block status: those to tell, a bit each */

@@ -6,6 +6,7 @@ bytes as a model, and qemu-img check finds neither corruption nor a leak.
 """
 
 import itertools
+import json
 import os
 import random
 import struct
@@ -331,6 +332,35 @@ def test_detect_zeroes():
                 check(now < full - 2048 if frees else now >= full, f"{options}: {full}, then {now}")
                 check(not any(client.data(0, disk.size)), "content")
             disk.check()
+
+
+def test_large_clusters_of_zeroes():
+    """Clusters that are larger than the pieces of a write are freed, and no byte beside them."""
+    writes = ((0, 2 * MIB, True), (MIB, 4 * MIB, True), (512 * 1024, 3 * MIB, True),
+              (3 * MIB, 4 * MIB - 512, True), (0, 4 * MIB, False))
+    with tempfile.TemporaryDirectory(prefix="hawser-qcow2-", dir=SCRATCH) as directory:
+        for cluster, window in itertools.product((MIB, 2 * MIB), (0, 512 * 1024)):
+            for offset, length, pure in writes:
+                path = os.path.join(directory, "disk")
+                tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster}",
+                     path, "8M")
+                tool("qemu-io", "-c", "write -P 7 0 8M", path)
+                data = bytes(length) if pure else bytes(MIB + 1) + b"x" + bytes(length - MIB - 2)
+                with Server("-o", str(window), "--detect-zeroes=unmap", image=path,
+                            defaults=WRITABLE) as server:
+                    client = server.client()
+                    check(not client.write(offset, data, FUA).error, "zeroes")
+                    whole = client.data(0, 8 * MIB - window)
+                    check(whole == b"\7" * offset + data +
+                          b"\7" * (8 * MIB - window - offset - length), "content")
+                first = -(-(window + offset) // cluster) * cluster
+                end = (window + offset + length) // cluster * cluster
+                holes = sum(row["length"] for row in json.loads(
+                    tool("qemu-img", "map", "--output=json", path)) if row["zero"])
+                wanted = max(end - first, 0) if pure else 0
+                check(holes == wanted if pure else holes < length,
+                      f"{cluster} {window} {offset} {length}: {holes}, not {wanted}")
+                tool("qemu-img", "check", path)
 
 
 def test_limited():
