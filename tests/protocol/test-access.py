@@ -147,6 +147,23 @@ def test_up_and_down():
             check(image.read(5 * 4096) == b"".join(b"%d" % n * 4096 for n in range(5)), "bytes")
 
 
+def test_partition():
+    """S84: one partition (-P) of an image that rests: the way up and down, and its limits."""
+    entry = bytes([0, 0, 0, 0, 0x83, 0, 0, 0]) + struct.pack("<II", 2048, 4096)
+    content = content_of(8 * MIB)[:446] + entry + bytes(48) + b"\x55\xaa"
+    content += content_of(8 * MIB)[512:]
+    with Server("-P", "1", content=content, size=8 * MIB, defaults=AUTO) as server:
+        settles(server, REST)
+        client = server.client()
+        settles(server, WRITE)
+        check(client.export.size == 2 * MIB, f"{client.export.size} bytes")
+        check(not client.write(2 * MIB - 512, b"p" * 512).error, "write")
+        check(client.write(2 * MIB, b"p" * 512).error, "a write behind the partition")
+        client.disc()
+        settles(server, REST)
+        check(server.bytes() == content[:3 * MIB - 512] + b"p" * 512 + content[3 * MIB:], "bytes")
+
+
 def test_every_way_in():
     """EXPORT_NAME makes it writable as GO does."""
     with Server(defaults=AUTO) as server:
