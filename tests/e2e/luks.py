@@ -16,7 +16,7 @@ import tempfile
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "protocol"))
 
 from harness import MIB, Server, Skip, check, content_of, hasty, main, program  # noqa: E402
-from nbdraw import ENOTSUP, FAST_ZERO, NO_HOLE  # noqa: E402
+from nbdraw import ENOTSUP, FAST_ZERO, NO_HOLE, WRITE  # noqa: E402
 from qcow2disk import SCRATCH, tool  # noqa: E402
 
 PASSPHRASE = "correct horse, battery"
@@ -351,6 +351,19 @@ def test_zeroes_and_trim():
                 client.disc()
         check(got[:MIB + 100] == want[:MIB + 100] and got[MIB + 300100:] == want[MIB + 300100:],
               "TRIM changed its neighbours")
+
+
+def test_parts_of_one_sector():
+    """Writers of parts of one sector, all at once: none of them takes back what another wrote."""
+    with Folder() as folder, Server(image=create(folder + "/image"), defaults=KEEPING) as server:
+        with server.client() as client:
+            for number in range(60):
+                data = content_of(512, number)
+                sent = [client.request(WRITE, MIB + at, 8, payload=data[at:at + 8])
+                        for at in range(0, 512, 8)]
+                check(not any(client.wait(cookie).error for cookie in sent), "write")
+                check(client.data(MIB, 512) == data, f"round {number}")
+            client.disc()
 
 
 def test_direct_and_snapshot():
