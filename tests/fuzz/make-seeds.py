@@ -425,7 +425,7 @@ def partition_seeds():
         yield f"words-{len(words)}", words.encode()
 
 
-# ---- TLS: keys, priorities, rules; the first byte chooses ----
+# ---- TLS: keys, priorities, rules, objects; the first byte chooses ----
 
 def tls_seeds():
     keys = {"plain": "alice:00ff\n\nbob:%s\n" % ("6f" * 32), "hex": "#616c:00\r\n",
@@ -447,6 +447,18 @@ def tls_seeds():
         yield f"priority-{number}", b"\1" + text.encode()
     for name, text in rules.items():
         yield f"rules-{name}", b"\2" + text.encode()
+    objects = ("tls-creds-anon,id=a,endpoint=server,priority=NORMAL:+ANON-DH,verify-peer=off",
+               "tls-creds-anon,id=a,endpoint=client\nauthz-list,id=b,policy=allow",
+               "tls-creds-x509,id=x,endpoint=client,dir=.,sanity-check=off,verify-peer=off,loaded=on",
+               "tls-creds-x509,id=x,endpoint=server,dir=nowhere,passwordid=s",
+               "tls-creds-psk,id=p,endpoint=client,dir=.,username=alice",
+               "tls-creds-psk,id=p,endpoint=server,username=alice",
+               "authz-simple,id=s,identity=C=GB,,O=Home\nauthz-simple,id=s,identity=x",
+               "authz-list,id=l,rules.0.match=*x*,rules.0.policy=allow,rules.0.format=glob,"
+               "rules.1.match=x,rules.1.policy=deny", "authz-list,id=l,rules.0.match=x",
+               "authz-list,id=l,policy=maybe")
+    for number, text in enumerate(objects):
+        yield f"object-{number}", b"\3" + text.encode()
 
 
 TARGETS = {

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT
 /*
- * What people write about TLS: files of keys, priority strings, rules of authorization. The first
- * byte chooses. A table of keys, written again, is the same; a priority never lets anonymous
- * ciphers in where nobody asked for them; rules answer the same twice.
+ * What people write about TLS: files of keys, priority strings, rules of authorization, objects of
+ * all these kinds. The first byte chooses. A table of keys, written again, is the same; a priority
+ * never lets anonymous ciphers in where nobody asked for them; rules answer the same twice; an
+ * object is what its type says, or nothing.
  */
 #include "common/tls-priority.h"
 #include "common/tls-psk.h"
 #include "fuzz.h"
 #include "server/authz.h"
+#include "server/object-tls.h"
+#include "server/object.h"
 
 static void check_keys(const char *text, size_t size)
 {
@@ -95,6 +98,49 @@ static void check_rules(const char *text, size_t size)
 	authz_free(authz);
 }
 
+/* Options of the types that need no file; what else they name stays within this folder. */
+static bool is_wanted(const char *text)
+{
+	static const char *const types[] = {"tls-creds-", "authz-list,", "authz-simple,"};
+
+	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
+		if (!strncmp(text, types[i], strlen(types[i])))
+			return true;
+	return false;
+}
+
+static void check_objects(char *text)
+{
+	struct object_set *set = calloc(1, sizeof(*set));
+	struct error err = ERROR_INIT;
+	int rc = 0;
+
+	FUZZ_CHECK(set);
+	for (char *at = text; *at; at++)
+		*at = *at == '/' ? '.' : *at;
+	for (char *line = strtok(text, "\n"); line && !rc; line = strtok(NULL, "\n"))
+		if (is_wanted(line))
+			rc = object_set_add(set, line, &err);
+	if (!rc)
+		rc = object_set_create(set, &err);
+	FUZZ_CHECK(!rc || (err.code && *err.text));
+	for (size_t i = 0; !rc && i < set->count; i++) {
+		const char *id = set->items[i].id;
+		bool creds = !strncmp(set->items[i].type->name, "tls-", 4);
+		struct error why = ERROR_INIT;
+		struct authz *authz = object_authz(set, id, &why);
+		bool server = object_tls_creds(set, id, TLS_SERVER, &why);
+		bool client = object_tls_creds(set, id, TLS_CLIENT, &why);
+
+		FUZZ_CHECK(object_find(set, id) == &set->items[i]);
+		FUZZ_CHECK(creds ? server != client && !authz : !server && !client && authz);
+		if (authz)
+			FUZZ_CHECK(authz_allows(authz, "x") == authz_allows(authz, "x"));
+	}
+	object_set_clear(set);
+	free(set);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	uint8_t *exact;
@@ -104,7 +150,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	exact = fuzz_exact(data + 1, size - 1);
 	text = fuzz_text(data + 1, size - 1);
-	switch (*data % 3) {
+	switch (*data % 4) {
 	case 0:
 		check_keys((const char *)exact, size - 1);
 		break;
@@ -113,6 +159,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 2:
 		check_rules((const char *)exact, size - 1);
+		break;
+	case 3:
+		check_objects(text);
 		break;
 	}
 	free(exact);
