@@ -24,3 +24,8 @@ bench-cipher: $(BUILD)/tests/bench-cipher ## the cipher of LUKS beside OpenSSL's
 
 bench: $(BUILD)/hawserd $(BUILD)/tests/bench-load ## throughput, CPU and memory against the peers (SHORT=1)
 	@tests/bench/run --build $(BUILD) --dir $(BENCH_DIR) $(BENCH_OPTIONS)
+
+# The kernel's TLS beside ours, in the throw-away VM, whose kernel has it.
+.PHONY: bench-kernel-tls
+bench-kernel-tls: $(BUILD)/hawserd $(BUILD)/tests/bench-load ## TLS by the kernel against TLS by hawserd, in the VM
+	@BUILD=$(BUILD) tests/vm/run tests/bench/kernel-tls.sh $(or $(ROUNDS),5)
