@@ -366,6 +366,24 @@ def test_parts_of_one_sector():
             client.disc()
 
 
+def test_partition_and_auto_read_only():
+    """A partition inside, of an image that is open for writing only while somebody writes."""
+    entry = bytes([0, 0, 2, 0, 0x83, 0, 0, 0]) + (2048).to_bytes(4, "little") * 2
+    table = bytes(446) + entry + bytes(48) + b"\x55\xaa"
+    with Folder() as folder:
+        path = create(folder + "/image")
+        for options, offset, data in ((("--auto-read-only",), 0, table),
+                                      (("--auto-read-only", "-P", "1"), 700, content_of(5000))):
+            with Server(*options, image=path, defaults=KEEPING) as server:
+                for _ in range(2):
+                    with server.client() as client:
+                        check(not client.write(offset, data).error, "write")
+                        client.disc()
+        got = content(path, folder)  # what nobody has written decrypts to noise
+        check(got[:512] == table, "the table, as QEMU reads it")
+        check(got[MIB + 700:MIB + 5700] == content_of(5000), "the partition, as QEMU reads it")
+
+
 def test_direct_and_snapshot():
     """Around the page cache; and -s, after which the image is what it was."""
     with Folder() as folder:
