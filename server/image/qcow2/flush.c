@@ -9,6 +9,10 @@
  * was freed before the copies were taken has then left the disk, and only now its refcounts go
  * down in memory.
  *
+ * The sync before L1 is for safety only: a table is written as a whole when it is made, and stable
+ * before L2, so an L1 entry that came early would show an older table, not a broken one. It costs
+ * nothing but where new tables come to be.
+ *
  * An image may allow lazy refcounts. They are not used: refcounts are written in batches anyway,
  * and so the image never has to be called dirty. One that somebody else left dirty is repaired
  * first.
