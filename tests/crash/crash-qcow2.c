@@ -32,6 +32,11 @@ enum {
 	QEMU_EVERY_PLANTED = 4,
 	MORE_WRITES = 24, /* after a cut */
 	PLANTED_TRIES = 30,
+	WORD_MAX = 12, /* bytes: of a table's entry, or of the header */
+	WORD_CUTS = 3,
+	HEADER_CUTS = 100,
+	AFTER_HEADER_CUTS = 6,
+	HEADER_OPERATIONS = 40, /* after a change of the header */
 };
 
 static const char *const plants[] = {[PLANT_NONE] = "none",
@@ -189,6 +194,41 @@ static void cross_check(const struct disk *disk, uint64_t tick, bool consistent)
 
 /* ---- A row ---- */
 
+static void cut(const struct disk *disk, struct replay *replay, uint64_t tick, unsigned int *seed,
+		bool ask_qemu)
+{
+	bool consistent;
+
+	replay_cut(replay, tick, seed);
+	if (!file_store(disk->path, replay->files[0].cut, replay->files[0].cut_end) ||
+	    (*disk->data &&
+	     !file_store(disk->data, replay->files[1].cut, replay->files[1].cut_end)))
+		complain("no room for the files");
+	consistent = judge(disk, tick);
+	if (!ask_qemu)
+		return;
+	cross_check(disk, tick, consistent);
+	if (!replay->plant)
+		go_on(disk, tick, *seed);
+}
+
+/* How often to cut just after an operation has begun: words of tables and the header refer to what
+ * must be there before them; and what the header no longer refers to is used anew. */
+static unsigned int cuts_at(const struct record_op *op, unsigned int *after_header)
+{
+	bool word = op->kind == RECORD_WRITE && op->file == 0 && op->length <= WORD_MAX;
+
+	if (word && op->offset < FEATURES_SECTOR) {
+		*after_header = HEADER_OPERATIONS;
+		return HEADER_CUTS;
+	}
+	if (*after_header) {
+		--*after_header;
+		return AFTER_HEADER_CUTS;
+	}
+	return word ? WORD_CUTS : 0;
+}
+
 static void cut_everywhere(const struct disk *disk, struct replay *replay, unsigned int seed)
 {
 	const struct record *record = replay->record;
@@ -197,22 +237,17 @@ static void cut_everywhere(const struct disk *disk, struct replay *replay, unsig
 	bool large = features_has(disk->row, AXIS_CLUSTER, "2097152");
 	unsigned int here = large ? cuts / 4 + 1 : cuts; /* each takes its time there */
 	unsigned int every = replay->plant ? QEMU_EVERY_PLANTED : QEMU_EVERY;
+	unsigned int after_header = 0;
+	size_t next = 0;
 
 	for (unsigned int i = 0; i <= here; i++) {
 		uint64_t tick = first + (last - first) * i / here;
-		bool consistent;
 
-		replay_cut(replay, tick, &seed);
-		if (!file_store(disk->path, replay->files[0].cut, replay->files[0].cut_end) ||
-		    (*disk->data &&
-		     !file_store(disk->data, replay->files[1].cut, replay->files[1].cut_end)))
-			complain("no room for the files");
-		consistent = judge(disk, tick);
-		if (i % every)
-			continue;
-		cross_check(disk, tick, consistent);
-		if (!replay->plant)
-			go_on(disk, tick, seed);
+		for (; next < record->count && record->ops[next].begun < tick; next++)
+			for (unsigned int n = cuts_at(&record->ops[next], &after_header);
+			     n && !large; n--)
+				cut(disk, replay, record->ops[next].begun + 1, &seed, false);
+		cut(disk, replay, tick, &seed, i % every == 0);
 	}
 }
 

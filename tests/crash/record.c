@@ -314,7 +314,16 @@ static void settle(struct replay *replay, const uint64_t syncs[RECORD_FILES], ui
 }
 
 /* What becomes of what is not durable. */
-enum mood { MOOD_NONE, MOOD_ALL, MOOD_SECTORS, MOOD_OPERATIONS, MOOD_ONE, MOOD_ALL_BUT_ONE, MOODS };
+enum mood {
+	MOOD_NONE,
+	MOOD_ALL,
+	MOOD_SECTORS,
+	MOOD_OPERATIONS,
+	MOOD_ONE,
+	MOOD_NEWEST,
+	MOOD_ALL_BUT_ONE,
+	MOODS
+};
 
 static void apply_some(const struct record_op *op, struct replay_file *file, enum mood mood,
 		       unsigned int *seed)
@@ -341,6 +350,7 @@ static bool wanted(enum mood mood, bool chosen, unsigned int *seed)
 	case MOOD_OPERATIONS:
 		return rand_r(seed) & 16;
 	case MOOD_ONE:
+	case MOOD_NEWEST:
 		return chosen;
 	case MOOD_ALL_BUT_ONE:
 		return !chosen;
@@ -369,6 +379,8 @@ void replay_cut(struct replay *replay, uint64_t tick, unsigned int *seed)
 	for (last = replay->next; last < record->count && record->ops[last].begun < tick; last++)
 		;
 	chosen = replay->next + (size_t)rand_r(seed) / 16 % (last - replay->next + 1);
+	if (mood == MOOD_NEWEST && last > replay->next)
+		chosen = last - 1;
 	for (size_t i = replay->next; i < last; i++)
 		if (!replay->applied[i] && wanted(mood, i == chosen, seed))
 			apply_some(&record->ops[i], &replay->files[record->ops[i].file], mood,
