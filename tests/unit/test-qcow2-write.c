@@ -96,8 +96,8 @@ static uint32_t get(uint64_t offset)
 	uint32_t sector[SECTOR / 4];
 
 	ck_assert_int_eq(image_read(image, sector, offset, SECTOR), 0);
-	for (size_t i = 1; i < SECTOR / 4; i++)
-		ck_assert_uint_eq(sector[i], sector[0]);
+	/* One assertion: each is a message to the parent, and there are many sectors. */
+	ck_assert_int_eq(memcmp(sector, sector + 1, SECTOR - sizeof(*sector)), 0);
 	return sector[0];
 }
 
