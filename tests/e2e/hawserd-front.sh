@@ -99,7 +99,6 @@ test_words() {
 	as_qemu -o 1k disk.img
 	as_qemu -e x disk.img
 	as_qemu -e -1 disk.img
-	as_qemu -f xx disk.img
 	as_qemu none
 	as_qemu -L disk.img
 	as_qemu -L -x a
