@@ -11,7 +11,7 @@ include $(sort $(wildcard tests/*/*.mk))
 kind_of      = $(filter $(BUILD)/tests/$(1)-% tests/$(1)/%,$(CHECKS))
 CHECKS_BUILT := $(filter $(BUILD)/%,$(CHECKS))
 SAN_KINDS    := unit fuzz protocol e2e
-KINDS        := vm crash e2e protocol fuzz unit docs
+KINDS        := vm crash e2e protocol fuzz unit docs bench
 
 .PHONY: deps check check-list check-programs check-sanitized demo
 deps: ## install what building, testing and the demo need (Debian and others)

@@ -18,6 +18,9 @@ $(BUILD)/tests/bench-cipher: $(call objects,tests/bench/cipher.c) $(BUILD)/libse
 	@mkdir -p $(@D)
 	$(call link)
 
+CHECKS      += tests/bench/test-bench.py
+CHECK_NEEDS += $(BUILD)/tests/bench-load
+
 .PHONY: bench bench-cipher
 bench-cipher: $(BUILD)/tests/bench-cipher ## the cipher of LUKS beside OpenSSL's AES-256-XTS
 	@$<

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Keys for the rows with TLS: one folder with certificates of both sides and a pre-shared key."""
+"""Keys for the rows with TLS: one folder with certificates of both sides and a pre-shared key; in
+it "trust", for a client that has no certificate."""
 
 import subprocess
 from pathlib import Path
@@ -31,5 +32,7 @@ def make(directory):
              "/CN=Benchmark", "-keyout", folder / "ca-key.pem", "-out", folder / "ca-cert.pem")
     _certificate(folder, "server", "serverAuth")
     _certificate(folder, "client", "clientAuth")
+    (folder / "trust").mkdir(exist_ok=True)
+    (folder / "trust" / "ca-cert.pem").write_bytes((folder / "ca-cert.pem").read_bytes())
     (folder / "keys.psk").write_text(f"{USER}:{'5a' * 32}\n")
     return folder

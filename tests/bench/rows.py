@@ -93,7 +93,8 @@ def _data_rows():
                       writes=_is_write(load))
 
 
-# Over TCP on the loopback address: key, title, kind, what is done, keys, targets
+# key, title, kind, what is done, transport, targets. Certificates of both sides over TCP on the
+# loopback address, unless said.
 _TLS_WORKS = [
     ("read-4k-d1", "4k randread depth 1", "load", _load("read", 4 * KIB, 1), "x509",
      Targets(1.2, 1000)),
@@ -108,14 +109,25 @@ _TLS_WORKS = [
     ("psk-nbdcopy-out", "nbdcopy out, pre-shared key", "copy_out", {}, "psk", Targets(4, 4, 0.3)),
     ("connect", "connect + TLS + GO", "load", {"op": "connect", "simple": True}, "x509",
      Targets(6, 50)),
-    ("connect-c4", "connect + TLS + GO, 4 at once",
+    ("connect-c4", "connect + TLS + GO, 4 at once", "load",
      {"op": "connect", "simple": True, "connections": 4}, "x509", Targets()),
+    ("connect-trust", "connect + TLS + GO, no client certificate", "load",
+     {"op": "connect", "simple": True}, "x509-trust", Targets(6, 50)),
+    ("unix-read-4k-d1", "Unix 4k randread depth 1", "load", _load("read", 4 * KIB, 1),
+     "x509-unix", Targets(1.2)),
+    ("unix-read-4k-d64", "Unix 4k randread depth 64", "load", _load("read", 4 * KIB, 64),
+     "x509-unix", Targets(1.8, 4, 0.6)),
+    ("unix-read-1m-d8", "Unix 1M read depth 8", "load", _load("read", MIB, 8), "x509-unix",
+     Targets(1.3, 2, 0.8)),
+    ("unix-write-1m-d8", "Unix 1M write depth 8", "load", _load("write", MIB, 8), "x509-unix",
+     Targets()),
+    ("unix-nbdcopy-out", "Unix nbdcopy out", "copy_out", {}, "x509-unix", Targets()),
 ]
 
 
 def _tls_rows():
-    for key, title, kind, load, keys, targets in _TLS_WORKS:
-        yield Row("tls-" + key, "TLS " + title, kind, targets, load, transport=keys,
+    for key, title, kind, load, transport, targets in _TLS_WORKS:
+        yield Row("tls-" + key, "TLS " + title, kind, targets, load, transport=transport,
                   writes=bool(load) and _is_write(load), short=False)
 
 

@@ -14,7 +14,8 @@ import subprocess
 import time
 from pathlib import Path
 
-TLS = ("x509", "psk")  # transports: TCP with these keys
+# Transports with keys: kind, over TCP or a Unix socket; "trust": the client shows no certificate.
+TLS = ("x509", "x509-unix", "x509-trust", "psk")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -35,8 +36,9 @@ class Place:
 
     def __init__(self, transport, directory):
         self.path = self.port = None
-        self.tls = transport if transport in TLS else None
-        if transport == "unix":
+        self.tls, _, variant = transport.partition("-") if transport in TLS else (None, "", "")
+        self.verify = variant != "trust"
+        if "unix" in (transport, variant):
             self.path = str(Path(directory) / "socket")
         else:
             with socket.socket() as probe:
@@ -44,22 +46,29 @@ class Place:
                 self.port = probe.getsockname()[1]
 
     def load_options(self):
-        tls = {"x509": ["--tls-certificates", str(self.keys)],
+        tls = {"x509": ["--tls-certificates", self.client_keys()],
                "psk": ["--tls-psk", f"{self.keys}/keys.psk"]}.get(self.tls, [])
         where = ["--unix", self.path] if self.path else ["--tcp", f"127.0.0.1:{self.port}"]
         return [*where, *tls]
+
+    def client_keys(self):
+        return str(self.keys if self.verify else self.keys / "trust")
 
     def objects(self):
         """Options of hawserd and qemu-nbd for TLS."""
         if not self.tls:
             return []
-        return ["--object", f"tls-creds-{self.tls},id=tls,endpoint=server,dir={self.keys}",
-                "--tls-creds", "tls"]
+        verify = "on" if self.verify else "off"
+        return ["--object", f"tls-creds-{self.tls},id=tls,endpoint=server,dir={self.keys},"
+                f"verify-peer={verify}", "--tls-creds", "tls"]
 
     def uri(self, export):
         if self.tls:
             words = (f"tls-psk-file={self.keys}/keys.psk" if self.tls == "psk"
-                     else f"tls-certificates={self.keys}")
+                     else f"tls-certificates={self.client_keys()}")
+            if self.path:
+                return (f"nbds+unix://bench@/{export}?socket={self.path}&{words}"
+                        "&tls-hostname=localhost")
             return f"nbds://bench@localhost:{self.port}/{export}?{words}"
         if self.path:
             return f"nbd+unix:///{export}?socket={self.path}"
@@ -132,8 +141,10 @@ class Nbdkit(Server):
 
     def command(self, place, image, directory, image_format):
         where = ["-U", place.path] if place.path else ["-p", str(place.port), "-i", "127.0.0.1"]
-        tls = {"x509": ["--tls=require", f"--tls-certificates={place.keys}", "--tls-verify-peer"],
+        tls = {"x509": ["--tls=require", f"--tls-certificates={place.keys}"],
                "psk": ["--tls=require", f"--tls-psk={place.keys}/keys.psk"]}.get(place.tls, [])
+        if place.tls == "x509" and place.verify:
+            tls.append("--tls-verify-peer")
         return [self.program, "-f", *tls, *where, "file", image]
 
 
