@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * The buffer pool. Size classes are powers of two from a page to the largest piece; each keeps a
- * short stack of idle buffers.
+ * stack of idle buffers, all of them together a reserve of so many bytes: fresh memory would cost
+ * a page fault for every page, as much as decrypting what comes into it.
  */
 #include "buffer.h"
 
@@ -12,14 +13,17 @@
 #include "common/size.h"
 #include "limits.h"
 
-enum { CLASS_MIN_SHIFT = 12, CLASS_COUNT = 15, KEEP_PER_CLASS = 4, PAGE = 4096 };
+enum { CLASS_MIN_SHIFT = 12, CLASS_COUNT = 15, PAGE = 4096 };
+
+/* Lies in the buffer itself. */
+struct idle {
+	struct idle *next;
+};
 
 static struct {
 	pthread_mutex_t lock;
-	struct {
-		uint8_t *idle[KEEP_PER_CLASS];
-		unsigned int count;
-	} class[CLASS_COUNT];
+	struct idle *class[CLASS_COUNT];
+	uint64_t reserve; /* bytes of them all */
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static _Atomic uint64_t in_use;
@@ -43,17 +47,48 @@ static bool charge(uint64_t size, bool forced)
 	return false;
 }
 
+static uint32_t size_of(unsigned int class)
+{
+	return UINT32_C(1) << (CLASS_MIN_SHIFT + class);
+}
+
+/* The newest idle buffer of the class, or NULL. The lock is held. */
+static void *take_idle(unsigned int class)
+{
+	struct idle *idle = pool.class[class];
+
+	if (idle) {
+		pool.class[class] = idle->next;
+		pool.reserve -= size_of(class);
+	}
+	return idle;
+}
+
+/* Makes room in the reserve for a buffer of the class: what is in use is worth more than sizes that
+ * were. The lock is held. */
+static bool make_room(unsigned int class)
+{
+	unsigned int other = 0;
+
+	while (pool.reserve + size_of(class) > BUFFERS_RESERVE_MAX && other < CLASS_COUNT) {
+		if (other == class || !pool.class[other])
+			other++;
+		else
+			free(take_idle(other));
+	}
+	return other < CLASS_COUNT;
+}
+
 uint8_t *buffer_get(uint64_t length, bool forced, uint32_t *size)
 {
 	unsigned int class = class_of(length);
-	uint8_t *buffer = NULL;
+	uint8_t *buffer;
 
-	*size = UINT32_C(1) << (CLASS_MIN_SHIFT + class);
+	*size = size_of(class);
 	if (!charge(*size, forced))
 		return NULL;
 	pthread_mutex_lock(&pool.lock);
-	if (pool.class[class].count)
-		buffer = pool.class[class].idle[--pool.class[class].count];
+	buffer = take_idle(class);
 	pthread_mutex_unlock(&pool.lock);
 	if (!buffer)
 		buffer = aligned_alloc(PAGE, *size);
@@ -65,17 +100,20 @@ uint8_t *buffer_get(uint64_t length, bool forced, uint32_t *size)
 void buffer_put(uint8_t *buffer, uint32_t size)
 {
 	unsigned int class = class_of(size);
+	struct idle *idle = (struct idle *)buffer;
 
 	if (!buffer)
 		return;
 	atomic_fetch_sub(&in_use, size);
 	pthread_mutex_lock(&pool.lock);
-	if (pool.class[class].count < KEEP_PER_CLASS && size <= JOB_PIECE) {
-		pool.class[class].idle[pool.class[class].count++] = buffer;
-		buffer = NULL;
+	if (size <= JOB_PIECE && make_room(class)) {
+		idle->next = pool.class[class];
+		pool.class[class] = idle;
+		pool.reserve += size;
+		idle = NULL;
 	}
 	pthread_mutex_unlock(&pool.lock);
-	free(buffer);
+	free(idle);
 }
 
 uint64_t buffer_in_use(void)
@@ -83,11 +121,23 @@ uint64_t buffer_in_use(void)
 	return atomic_load(&in_use);
 }
 
+uint64_t buffer_kept(void)
+{
+	uint64_t kept;
+
+	pthread_mutex_lock(&pool.lock);
+	kept = pool.reserve;
+	pthread_mutex_unlock(&pool.lock);
+	return kept;
+}
+
 void buffer_trim(void)
 {
+	void *idle;
+
 	pthread_mutex_lock(&pool.lock);
 	for (unsigned int class = 0; class < CLASS_COUNT; class ++)
-		while (pool.class[class].count)
-			free(pool.class[class].idle[--pool.class[class].count]);
+		while ((idle = take_idle(class)))
+			free(idle);
 	pthread_mutex_unlock(&pool.lock);
 }

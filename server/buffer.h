@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The buffer pool: page-aligned buffers for jobs, counted against the process's limit. Buffers of
- * a few sizes are kept for reuse; what is idle beyond a small reserve goes back to the system.
- * Any thread.
+ * The buffer pool: page-aligned buffers for jobs, counted against the process's limit. What is idle
+ * is kept for reuse up to a reserve; the workers give that back to the system when nothing has been
+ * asked of them for a while. Any thread.
  */
 #ifndef HAWSER_SERVER_BUFFER_H
 #define HAWSER_SERVER_BUFFER_H
@@ -19,7 +19,9 @@ void buffer_put(uint8_t *buffer, uint32_t size);
 
 /* Bytes in use now. */
 uint64_t buffer_in_use(void);
-/* Frees the reserve, at exit. */
+/* Bytes of the reserve. */
+uint64_t buffer_kept(void);
+/* Frees the reserve. */
 void buffer_trim(void);
 
 #endif

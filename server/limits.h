@@ -38,6 +38,8 @@ enum {
 	 * Beyond them a connection without any buffer may still have one, so that it goes on. */
 	CONNECTION_BUFFERS_MAX = 16 << 20,
 	PROCESS_BUFFERS_MAX = 128 << 20,
+	/* Buffers that are kept while workers are there: what one connection can use. */
+	BUFFERS_RESERVE_MAX = CONNECTION_BUFFERS_MAX,
 	/* Requests of one connection that are with the workers. */
 	CONNECTION_JOBS_MAX = 256,
 	/* Threads that serve busy connections; more connections take turns. */

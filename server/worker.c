@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "buffer.h"
 #include "connection.h"
 #include "limits.h"
 #include "thread.h"
@@ -97,6 +98,8 @@ static void *worker_main(void *argument)
 	}
 	thread_end();
 	pool->threads--;
+	if (!pool->threads)
+		buffer_trim();
 	pthread_cond_signal(&pool->ended);
 	pthread_mutex_unlock(&pool->lock);
 	return NULL;

@@ -76,6 +76,35 @@ START_TEST(test_limit)
 }
 END_TEST
 
+/* As many as one connection may have are kept, and not those of sizes that nobody wants now. */
+START_TEST(test_reserve)
+{
+	enum { COUNT = BUFFERS_RESERVE_MAX / JOB_PIECE };
+	uint8_t *small[COUNT], *large[COUNT], *again;
+	uint32_t size;
+
+	for (int i = 0; i < COUNT; i++)
+		small[i] = buffer_get(JOB_PIECE / 2, false, &size);
+	for (int i = 0; i < COUNT; i++)
+		buffer_put(small[i], JOB_PIECE / 2);
+	for (int i = 0; i < COUNT; i++) {
+		large[i] = buffer_get(JOB_PIECE, false, &size);
+		ck_assert_ptr_nonnull(large[i]);
+	}
+	for (int i = 0; i < COUNT; i++)
+		buffer_put(large[i], JOB_PIECE);
+	ck_assert_uint_eq(buffer_kept(), BUFFERS_RESERVE_MAX);
+	for (int i = COUNT - 1; i >= 0; i--) {
+		again = buffer_get(JOB_PIECE, false, &size);
+		ck_assert_ptr_eq(again, large[i]);
+	}
+	for (int i = 0; i < COUNT; i++)
+		buffer_put(large[i], JOB_PIECE);
+	buffer_trim();
+	ck_assert_uint_eq(buffer_kept(), 0);
+}
+END_TEST
+
 static void *use_buffers(void *argument)
 {
 	unsigned int state = *(unsigned int *)argument;
@@ -122,6 +151,7 @@ int main(void)
 	tcase_add_test(tcase, test_sizes);
 	tcase_add_test(tcase, test_reuse);
 	tcase_add_test(tcase, test_limit);
+	tcase_add_test(tcase, test_reserve);
 	tcase_add_test(tcase, test_threads);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_ENV);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "server/buffer.h"
 #include "server/connection.h"
 
 enum { JOBS = 1000, THREADS = 4 };
@@ -168,6 +169,27 @@ START_TEST(test_shutdown_with_jobs)
 }
 END_TEST
 
+static void run_with_buffer(struct job *job)
+{
+	uint32_t size;
+	uint8_t *buffer = buffer_get(JOB_PIECE, false, &size);
+
+	buffer_put(buffer, size);
+	run_quick(job);
+}
+
+/* The last thread gives back the memory that was kept for the next job. */
+START_TEST(test_last_thread_trims)
+{
+	submit(0, 20, run_with_buffer);
+	wait_for_mail(20);
+	ck_assert_uint_ge(buffer_kept(), JOB_PIECE);
+	worker_pool_free(pool);
+	pool = NULL;
+	ck_assert_uint_eq(buffer_kept(), 0);
+}
+END_TEST
+
 /* A pool that never had work ends, too. */
 START_TEST(test_shutdown_idle)
 {
@@ -195,6 +217,7 @@ int main(void)
 	tcase_add_test(tcase, test_one_at_a_time);
 	tcase_add_test(tcase, test_many_submitters);
 	tcase_add_test(tcase, test_shutdown_with_jobs);
+	tcase_add_test(tcase, test_last_thread_trims);
 	tcase_add_test(tcase, test_shutdown_idle);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_ENV);
