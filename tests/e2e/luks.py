@@ -6,6 +6,7 @@ passphrases in all forms; headers and files that are broken.
 """
 
 import base64
+import ctypes
 import os
 import random
 import shutil
@@ -192,6 +193,13 @@ def qemu_refuses(*options):
     return done.stderr.strip().split("': ", 1)[-1].removeprefix("qemu-nbd: ")
 
 
+def seal(key, vector):
+    """The passphrase, encrypted by another secret; base64."""
+    return subprocess.run(["openssl", "enc", "-aes-256-cbc", "-a", "-A", "-K", key.hex(), "-iv",
+                           vector.hex()], input=PASSPHRASE, capture_output=True, text=True,
+                          check=True).stdout
+
+
 def test_secrets():
     """The passphrase as text, file, base64, encrypted by another secret; as qemu-nbd takes it."""
     with Folder() as folder:
@@ -201,9 +209,7 @@ def test_secrets():
         for name, data in (("plain", PASSPHRASE.encode()), ("coded", coded.encode()), ("key", key)):
             with open(f"{folder}/{name}", "wb") as file:
                 file.write(data)
-        sealed = subprocess.run(["openssl", "enc", "-aes-256-cbc", "-a", "-A", "-K", key.hex(),
-                                 "-iv", vector.hex()], input=PASSPHRASE.encode(),
-                                capture_output=True, check=True).stdout.decode()
+        sealed = seal(key, vector)
         iv = base64.b64encode(vector).decode()
         for objects in ((f"secret,id=s,file={folder}/plain",),
                         (f"secret,id=s,format=base64,data={coded}",),
@@ -213,6 +219,45 @@ def test_secrets():
             words = [word for text in objects for word in ("--object", text)]
             check(start(*words, "--key-secret=s", path, status=0) == str(SIZE), f"{words}")
             tool("qemu-img", "info", *words, "--image-opts", node(path))
+
+
+ADD_KEY = {"x86_64": 248, "aarch64": 217}.get(os.uname().machine)
+KEYCTL = {"x86_64": 250, "aarch64": 219}.get(os.uname().machine)
+KEYCTL_REVOKE, THEIR_SESSION = 3, -3
+
+
+def add_key(name, data):
+    """A key in the keyring of this session, which programs that we start see, too."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    serial = libc.syscall(ADD_KEY or -1, b"user", name.encode(), data, len(data), THEIR_SESSION)
+    if serial < 0:
+        raise Skip(f"no key can be added: {os.strerror(ctypes.get_errno())}")
+    return serial
+
+
+def test_keyring():
+    """The passphrase in the kernel's keyring, as it is, as base64 and encrypted; as qemu-nbd takes
+    it. One that has been revoked is told from one that never was."""
+    with Folder() as folder:
+        path = create(folder + "/image")
+        key, vector = os.urandom(32), os.urandom(16)
+        keys = {name: add_key(f"hawser-{os.getpid()}-{name}", data) for name, data in (
+            ("plain", PASSPHRASE.encode()), ("key", key), ("sealed", seal(key, vector).encode()),
+            ("coded", base64.b64encode(PASSPHRASE.encode())))}
+        iv = base64.b64encode(vector).decode()
+        for objects in ((f"secret_keyring,id=s,serial={keys['plain']}",),
+                        (f"secret_keyring,id=s,serial={keys['plain']:#x}",),
+                        (f"secret_keyring,id=s,format=base64,serial={keys['coded']}",),
+                        (f"secret_keyring,id=m,serial={keys['key']}",
+                         f"secret_keyring,id=s,keyid=m,iv={iv},format=base64,"
+                         f"serial={keys['sealed']}")):
+            words = [word for text in objects for word in ("--object", text)]
+            check(start(*words, "--key-secret=s", path, status=0) == str(SIZE), f"{words}")
+            tool("qemu-img", "info", *words, "--image-opts", node(path))
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.syscall(KEYCTL, KEYCTL_REVOKE, keys["plain"])
+        said = start("--object", f"secret_keyring,id=s,serial={keys['plain']}", path)
+        check("Key has been revoked" in said, said)
 
 
 def test_wrong_passphrases():
