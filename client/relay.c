@@ -8,18 +8,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/kernel/device.h"
-#include "common/kernel/helper.h"
+#include "common/kernel/resident.h"
 #include "common/nbd-protocol.h"
 #include "common/reclaim.h"
 
@@ -163,81 +160,43 @@ static void *carry(void *argument)
 	return NULL;
 }
 
-static void sort(int *values, size_t count)
-{
-	for (size_t i = 1; i < count; i++)
-		for (size_t j = i; j && values[j - 1] > values[j]; j--) {
-			int swap = values[j];
-
-			values[j] = values[j - 1];
-			values[j - 1] = swap;
-		}
-}
-
-/* Polite signals are not for us: the device's users would lose it. The '@' tells the service
- * manager to leave us alone at shutdown, when a root file system may be behind the device. */
-static void become_resident(void)
-{
-	static const int ignored[] = {SIGPIPE, SIGINT, SIGTERM, SIGHUP};
-	sigset_t none;
-
-	setsid();
-	for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
-		signal(ignored[i], SIG_IGN);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	prctl(PR_SET_NAME, "hawser-tls");
-	program_invocation_name[0] = '@';
-}
-
-static void __attribute__((noreturn))
-resident_main(struct transport *const *transports, const int *locals, size_t count)
-{
+/* All connections of the process. */
+struct carriage {
 	struct carried carried[DEVICE_SOCKETS_MAX];
-	pthread_t threads[DEVICE_SOCKETS_MAX];
-	int keep[2 * DEVICE_SOCKETS_MAX];
+	size_t count;
+};
 
-	become_resident();
-	for (size_t i = 0; i < count; i++) {
-		carried[i] = (struct carried){transports[i], locals[i]};
-		keep[2 * i] = transports[i]->fd;
-		keep[2 * i + 1] = locals[i];
-	}
-	sort(keep, 2 * count);
-	child_isolate(keep, 2 * count);
-	if (chdir("/"))
-		_exit(1);
-	reclaim_prepare_process();
-	for (size_t i = 1; i < count; i++)
-		if (pthread_create(&threads[i], NULL, carry, &carried[i]))
-			_exit(1);
-	carry(&carried[0]);
-	for (size_t i = 1; i < count; i++)
-		pthread_join(threads[i], NULL);
-	_exit(0);
-}
-
-/* Forks twice, so that the resident is init's child and leaves nobody a zombie. */
-static int start_resident(struct transport *const *transports, const int *locals, size_t count)
+/* The '@' tells the service manager to leave us alone at shutdown, when a root file system may be
+ * behind the device. */
+static void carry_all(void *context)
 {
-	int status;
-	pid_t pid = fork();
+	struct carriage *carriage = context;
+	pthread_t threads[DEVICE_SOCKETS_MAX];
 
-	if (pid < 0)
-		return -errno;
-	if (pid == 0) {
-		pid = fork();
-		if (pid == 0)
-			resident_main(transports, locals, count);
-		_exit(pid < 0 ? 1 : 0);
-	}
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return -errno;
-	return WIFEXITED(status) && !WEXITSTATUS(status) ? 0 : -EAGAIN;
+	program_invocation_name[0] = '@';
+	reclaim_prepare_process();
+	for (size_t i = 1; i < carriage->count; i++)
+		if (pthread_create(&threads[i], NULL, carry, &carriage->carried[i]))
+			_exit(1);
+	carry(&carriage->carried[0]);
+	for (size_t i = 1; i < carriage->count; i++)
+		pthread_join(threads[i], NULL);
 }
 
-/* A pair of sockets above the standard streams, which child_isolate() replaces. */
+static int start_carrying(struct transport *const *transports, const int *locals, size_t count)
+{
+	struct resident resident = {.name = "hawser-tls", .work = carry_all};
+	struct carriage carriage = {.count = count};
+
+	for (size_t i = 0; i < count; i++) {
+		carriage.carried[i] = (struct carried){transports[i], locals[i]};
+		resident.keep[resident.count++] = transports[i]->fd;
+		resident.keep[resident.count++] = locals[i];
+	}
+	return resident_start(&resident, &carriage);
+}
+
+/* A pair of sockets above the standard streams, which a resident has no use for. */
 static int make_pair(int *one, int *other)
 {
 	int ends[2];
@@ -261,7 +220,7 @@ int relay_start_process(struct transport *const *transports, size_t count, int *
 	for (size_t i = 0; !rc && i < count; i++)
 		rc = make_pair(&kernels[i], &locals[i]);
 	if (!rc)
-		rc = start_resident(transports, locals, count);
+		rc = start_carrying(transports, locals, count);
 	for (size_t i = 0; i < count; i++) {
 		cleanup_close(&locals[i]);
 		if (rc) {

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
  * The driver by its ioctls, for kernels and namespaces without the netlink family. A process has
- * to sit in NBD_DO_IT while the device is attached: it is forked here, is a session of its own,
- * ignores polite signals (killing it tears the device from under a mounted file system) and ends
- * with the connection. What netlink would tell the kernel (backend) is kept in the name of a
- * memory file of that process, where sysfs_state() finds it. The fork is taken from a perhaps
- * multi-threaded program, so the resident makes system calls only. Any thread.
+ * to sit in NBD_DO_IT while the device is attached (resident.h); it ends with the connection. What
+ * netlink would tell the kernel (backend) is kept in the name of a memory file of that process,
+ * where sysfs_state() finds it. The resident makes system calls only. Any thread.
  */
 #include "interface.h"
 
@@ -13,18 +11,15 @@
 #include <fcntl.h>
 #include <linux/nbd.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
 #include "common/clock.h"
-#include "helper.h"
+#include "resident.h"
 #include "sysfs.h"
 
 enum { START_SECONDS = 10, START_STEP_MS = 10, SET_UP_DONE = -1 };
@@ -69,89 +64,61 @@ static void say(int fd, int step, int code)
 	(void)written; /* nobody listens any more once the attach is done */
 }
 
-static void resident_signals(void)
-{
-	static const int ignored[] = {SIGPIPE, SIGINT, SIGTERM, SIGHUP};
-	sigset_t none;
+/* What the resident is given. */
+struct hold {
+	const char *path;
+	int report;
+	const struct device_request *request;
+};
 
-	for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
-		signal(ignored[i], SIG_IGN);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+static void __attribute__((noreturn)) give_up(const struct hold *hold, int step)
+{
+	say(hold->report, step, errno);
+	_exit(1);
 }
 
-static void sort(int *values, size_t count)
+/* The resident: sets the device up and sits in it. */
+static void hold_device(void *context)
 {
-	for (size_t i = 1; i < count; i++)
-		for (size_t j = i; j && values[j - 1] > values[j]; j--) {
-			int swap = values[j];
+	const struct hold *hold = context;
+	const struct device_request *request = hold->request;
+	struct step steps[STEPS_MAX];
+	size_t count = make_steps(request, steps);
+	int node;
 
-			values[j] = values[j - 1];
-			values[j - 1] = swap;
-		}
-}
-
-static void __attribute__((noreturn))
-resident_main(const char *path, int report, const struct device_request *request,
-	      const struct step *steps, size_t count)
-{
-	int keep[DEVICE_SOCKETS_MAX + 1], node;
-	size_t done = 0;
-
-	setsid();
-	resident_signals();
-	prctl(PR_SET_NAME, "hawser-resident");
-	memcpy(keep, request->sockets, request->socket_count * sizeof(*keep));
-	keep[request->socket_count] = report;
-	sort(keep, request->socket_count + 1);
-	child_isolate(keep, request->socket_count + 1);
-	if (chdir("/"))
-		_exit(1);
 	/* The kernel keeps no backend identifier of such a device: the name of a file says it. */
 	if (request->backend)
 		memfd_create(request->backend, MFD_CLOEXEC);
-	node = open(path, O_RDWR | O_CLOEXEC);
-	if (node < 0) {
-		say(report, 0, errno);
-		_exit(1);
-	}
-	for (; done < count; done++)
+	node = open(hold->path, O_RDWR | O_CLOEXEC);
+	if (node < 0)
+		give_up(hold, 0);
+	for (size_t done = 0; done < count; done++)
 		if (ioctl(node, steps[done].request, steps[done].argument)) {
-			say(report, (int)done, errno);
+			int code = errno;
+
 			if (done)
 				ioctl(node, NBD_CLEAR_SOCK);
-			_exit(1);
+			errno = code;
+			give_up(hold, (int)done);
 		}
 	/* The kernel holds its own references now: the peer must see the end when it drops them. */
 	for (size_t i = 0; i < request->socket_count; i++)
 		close(request->sockets[i]);
-	say(report, SET_UP_DONE, 0);
+	say(hold->report, SET_UP_DONE, 0);
 	if (ioctl(node, NBD_DO_IT))
-		say(report, 0, errno);
+		say(hold->report, 0, errno);
 	ioctl(node, NBD_CLEAR_SOCK);
-	_exit(0);
 }
 
-/* Forks twice, so that the resident is init's child and leaves nobody a zombie. */
-static int resident_start(const char *path, int report, const struct device_request *request)
+static int start_holding(const char *path, int report, const struct device_request *request)
 {
-	struct step steps[STEPS_MAX];
-	size_t count = make_steps(request, steps);
-	int status;
-	pid_t pid = fork();
+	struct hold hold = {.path = path, .report = report, .request = request};
+	struct resident resident = {
+		.name = "hawser-resident", .count = request->socket_count, .work = hold_device};
 
-	if (pid < 0)
-		return -errno;
-	if (pid == 0) {
-		pid = fork();
-		if (pid == 0)
-			resident_main(path, report, request, steps, count);
-		_exit(pid < 0 ? 1 : 0);
-	}
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return errno == ECHILD ? 0 : -errno;
-	return WIFEXITED(status) && !WEXITSTATUS(status) ? 0 : -EAGAIN;
+	memcpy(resident.keep, request->sockets, request->socket_count * sizeof(*resident.keep));
+	resident.keep[resident.count++] = report;
+	return resident_start(&resident, &hold);
 }
 
 /* A report that came within milliseconds: 1, or 0; -ECHILD when the resident is gone. */
@@ -221,7 +188,7 @@ static int attach_one(int index, const struct device_request *request, struct er
 	/* Above the standard streams, which the resident replaces. */
 	writer = fcntl(ends[1], F_DUPFD_CLOEXEC, 3);
 	close(ends[1]);
-	rc = resident_start(device_path(index, path), writer, request);
+	rc = start_holding(device_path(index, path), writer, request);
 	if (rc)
 		return error_set_errno(err, -rc, "cannot start the process that holds %s", path);
 	cleanup_close(&writer);
