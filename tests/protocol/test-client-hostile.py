@@ -6,20 +6,17 @@ to the terminal: the client rules of the handshake (C1 to C16, C30, C37). HAWSER
 (build/hawser).
 """
 
-import contextlib
 import json
 import os
 import resource
 import shutil
-import socket
 import struct
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 
 from harness import SANITIZER, TOP, check, main
+from listening import Listening, reply
 from nbdraw import (BLOCK_STATUS, CHUNK, DONE, ERR_INVALID, ERR_POLICY, ERR_SHUTDOWN,
                     ERR_TLS_REQD, ERR_UNKNOWN, ERR_UNSUP, HAS_FLAGS, IHAVEOPT,
                     NBDMAGIC, OPT_ABORT, OPT_GO, OPT_INFO, OPT_LIST,
@@ -35,10 +32,6 @@ GREETING = struct.pack(">QQH", NBDMAGIC, IHAVEOPT, 3)
 MEMORY = 256 << 20  # address space of hawser; sanitizers need all of it
 
 
-def reply(option, kind, data=b""):
-    return struct.pack(">QIII", REPLYMAGIC, option, kind, len(data)) + data
-
-
 def server_entry(name, description=b""):
     return reply(OPT_LIST, REP_SERVER, struct.pack(">I", len(name)) + name + description)
 
@@ -51,50 +44,18 @@ def block_sizes(option, minimum, preferred, maximum):
     return reply(option, REP_INFO, struct.pack(">HIII", 3, minimum, preferred, maximum))
 
 
-class Peer:
+class Peer(Listening):
     """A server that answers each option with the bytes in answers, UNSUP where it has none, and
     remembers what it was asked. answers[option] may be a list: one element a time."""
 
     def __init__(self, answers=None, greeting=GREETING, linger=False):
+        super().__init__()
         self.answers = dict(answers or {})
         self.greeting, self.linger = greeting, linger
         self.asked = []     # (option, data)
         self.flags = []     # client flags, one a connection
         self.rest = b""     # what came after the last whole option
-        self.connections = 0
-        self.directory = tempfile.mkdtemp(prefix="hawser-hostile.")
-        self.path = os.path.join(self.directory, "s")
         self.uri = f"nbd+unix:///?socket={self.path}"
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(self.path)
-        self.listener.listen(8)
-        self.thread = threading.Thread(target=self.serve, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.listener.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def serve(self):
-        with contextlib.suppress(OSError):
-            while True:
-                client = self.listener.accept()[0]
-                self.connections += 1
-                with client, contextlib.suppress(OSError, EOFError):
-                    self.talk(client)
-
-    @staticmethod
-    def take(client, count):
-        data = b""
-        while len(data) < count:
-            more = client.recv(count - len(data))
-            if not more:
-                raise EOFError
-            data += more
-        return data
 
     def answer(self, option):
         answer = self.answers.get(option, reply(option, ERR_UNSUP))

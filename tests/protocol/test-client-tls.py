@@ -7,20 +7,19 @@ should believe (C17 to C22). HAWSER names the program (build/hawser).
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import ssl
 import struct
 import subprocess
-import tempfile
 import threading
 import urllib.parse
 import warnings
 
 from harness import SANITIZER, TOP, Server, check, main, until
+from listening import Listening, reply
 from nbdraw import (ERR_INVALID, ERR_POLICY, ERR_UNSUP, IHAVEOPT, NBDMAGIC, OPT_ABORT, OPT_LIST,
-                    OPT_STARTTLS, REP_ACK, REP_SERVER, REPLYMAGIC)
+                    OPT_STARTTLS, REP_ACK, REP_SERVER)
 from pki import USER, pki
 
 HAWSER = os.environ.get("HAWSER") or os.path.join(TOP, "build", "hawser")
@@ -28,50 +27,15 @@ OK, FAILED, USAGE, REFUSED, UNREACHABLE, PROTOCOL = 0, 1, 2, 5, 6, 8
 ERR_PLATFORM = 0x80000004
 
 
-def reply(option, kind, data=b""):
-    return struct.pack(">QIII", REPLYMAGIC, option, kind, len(data)) + data
-
-
-class Peer:
+class Peer(Listening):
     """A server that answers STARTTLS with `answer`; with a context it then speaks TLS and lists
     one export. `asked` is every option that came in clear, `clear` every byte behind STARTTLS."""
 
     def __init__(self, answer=None, context=None, flags=3, close=False):
+        super().__init__(patience=20)
         self.answer = reply(OPT_STARTTLS, REP_ACK) if answer is None else answer
         self.context, self.flags, self.close = context, flags, close
         self.asked, self.inside, self.clear = [], [], b""
-        self.directory = tempfile.mkdtemp(prefix="hawser-tls.")
-        self.path = os.path.join(self.directory, "s")
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(self.path)
-        self.listener.listen(8)
-        self.thread = threading.Thread(target=self.serve, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.listener.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def serve(self):
-        with contextlib.suppress(OSError):
-            while True:
-                client = self.listener.accept()[0]
-                client.settimeout(20)
-                with client, contextlib.suppress(OSError, EOFError):
-                    self.talk(client)
-
-    @staticmethod
-    def take(client, count):
-        data = b""
-        while len(data) < count:
-            part = client.recv(count - len(data))
-            if not part:
-                raise EOFError
-            data += part
-        return data
 
     def option(self, client):
         _, option, length = struct.unpack(">QII", self.take(client, 16))
@@ -98,40 +62,24 @@ class Peer:
                 secure.sendall(reply(option, kind))
 
 
-class Middle:
+class Middle(Listening):
     """Somebody between a client and a server, who may change what the client says behind
     STARTTLS, once, and may cut what the server says after so many bytes; said: how many it said on
     each connection."""
 
     def __init__(self, server, change=None, cut=None):
+        super().__init__()
         self.server, self.change, self.cut, self.said = server, change, cut, []
-        self.directory = tempfile.mkdtemp(prefix="hawser-tls.")
-        self.path = os.path.join(self.directory, "s")
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(self.path)
-        self.listener.listen(8)
-        threading.Thread(target=self.serve, daemon=True).start()
 
-    def __enter__(self):
-        return self
+    def accepted(self, client):
+        threading.Thread(target=super().accepted, args=(client,), daemon=True).start()
 
-    def __exit__(self, *_):
-        self.listener.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def serve(self):
-        with contextlib.suppress(OSError):
-            while True:
-                client = self.listener.accept()[0]
-                server = self.server.greeted()
-                threading.Thread(target=self.talk, args=(client, server.sock), daemon=True).start()
-
-    def talk(self, client, server):
-        with client, server, contextlib.suppress(OSError, EOFError):
+    def talk(self, client):
+        with self.server.greeted().sock as server:
             client.sendall(struct.pack(">QQH", NBDMAGIC, IHAVEOPT, 3))
-            Peer.take(client, 4)
-            server.sendall(Peer.take(client, 16))
-            client.sendall(Peer.take(server, 20))
+            self.take(client, 4)
+            server.sendall(self.take(client, 16))
+            client.sendall(self.take(server, 20))
             back = threading.Thread(target=self.pump_back, args=(server, client), daemon=True)
             back.start()
             first = client.recv(65536)
