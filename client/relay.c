@@ -21,6 +21,8 @@
 #include "common/reclaim.h"
 
 enum { RELAY_BUFFER = 256 << 10, GREETING_SECONDS = 30 };
+/* When the local side has gone, the server has so long to take the last of what it said. */
+#define FAREWELL (5 * CLOCK_SECOND)
 
 /* One direction: bytes [begin, end) have been taken and not yet given on. */
 struct flow {
@@ -33,6 +35,7 @@ struct relay {
 	struct transport *transport;
 	int local;
 	struct flow up, down; /* to the server, from the server */
+	uint64_t deadline; /* by the clock: to give up; CLOCK_NEVER while the local side is there */
 };
 
 static ssize_t local_recv(struct relay *relay, void *bytes, size_t length)
@@ -104,18 +107,32 @@ static bool move_down(struct relay *relay)
 	return drained(down, local_send(relay, down->bytes + down->begin, down->end - down->begin));
 }
 
-/* Sleeps until something can move. */
-static void wait_for_bytes(const struct relay *relay)
+/* A descriptor that is asked for nothing tells of a hang-up all the same, again and again. */
+static void watch(struct pollfd *item, int fd, int events)
 {
-	struct pollfd items[2] = {{.fd = relay->local}, {.fd = relay->transport->fd}};
+	*item = (struct pollfd){.fd = events ? fd : -1, .events = (short)events};
+}
 
-	items[0].events = (short)((is_empty(&relay->up) ? POLLIN : 0) |
-				  (is_empty(&relay->down) ? 0 : POLLOUT));
-	items[1].events = (short)((is_empty(&relay->down) ? POLLIN : 0) |
-				  (is_empty(&relay->up) ? 0 : POLLOUT));
+/* Sleeps until something can move; false when the server takes too long to take the last words. */
+static bool wait_for_bytes(struct relay *relay)
+{
+	struct pollfd items[2];
+	bool full = !is_empty(&relay->up);
+
 	if (is_empty(&relay->down) && transport_pending(relay->transport))
-		return;
-	poll(items, 2, -1);
+		return true;
+	watch(&items[0], relay->local,
+	      (full ? 0 : POLLIN) | (is_empty(&relay->down) ? 0 : POLLOUT));
+	watch(&items[1], relay->transport->fd,
+	      (is_empty(&relay->down) ? POLLIN : 0) |
+		      (full ? transport_send_event(relay->transport) : 0));
+	/* A side that has gone shows only where it is asked. */
+	if (full && relay->deadline == CLOCK_NEVER)
+		watch(&items[0], relay->local, items[0].events | POLLRDHUP);
+	poll(items, 2, clock_poll_timeout(relay->deadline));
+	if (full && relay->deadline == CLOCK_NEVER && items[0].revents & (POLLRDHUP | POLLHUP))
+		relay->deadline = clock_now() + FAREWELL;
+	return clock_now() < relay->deadline;
 }
 
 static void pump(struct relay *relay)
@@ -125,7 +142,8 @@ static void pump(struct relay *relay)
 			return;
 		if (relay->down.ended && is_empty(&relay->down))
 			return;
-		wait_for_bytes(relay);
+		if (!wait_for_bytes(relay))
+			return;
 	}
 }
 
@@ -133,7 +151,7 @@ static void pump(struct relay *relay)
 static void relay_run(struct transport *transport, int local)
 {
 	AUTO_FREE uint8_t *bytes = malloc(2 * RELAY_BUFFER);
-	struct relay relay = {.transport = transport, .local = local};
+	struct relay relay = {.transport = transport, .local = local, .deadline = CLOCK_NEVER};
 
 	if (bytes) {
 		relay.up.bytes = bytes;

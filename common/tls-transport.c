@@ -34,10 +34,16 @@ enum {
 	RECORD_OVERHEAD = 256,
 	/* Answers to a peer's key updates that it does not read: beyond this it is hostile. */
 	CONTROL_MAX = 64 << 10,
-	/* New keys of a peer that sends nothing between them: they would keep a thread busy. */
-	UPDATES_MAX = 64,
+	/* What one step takes from the socket beyond what it was asked for: a peer whose records
+	 * hold nothing for us must not keep a thread. */
+	STEP_MAX = 64 << 10,
 	FAULT_MAX = 160,
 };
+
+/* Records without data (new keys, wishes for a new handshake) cost time and give nothing. So many
+ * may come at once, and one more for each of the pauses; nobody who is not hostile needs more. */
+enum { CONTROL_BURST = 64 };
+#define CONTROL_PAUSE CLOCK_MILLISECOND
 
 struct tls {
 	SSL *ssl;
@@ -47,8 +53,10 @@ struct tls {
 	size_t begin, end, room;
 	size_t accepted;  /* bytes of the caller in there: told when they have left */
 	uint32_t records; /* encrypted with this key */
-	uint32_t updates; /* of the peer's key, since it sent data */
-	bool drained;     /* the last receive found the socket empty */
+	size_t allowance; /* bytes that this step may still take from the socket */
+	uint64_t paid;    /* records without data are paid for until then, by the clock */
+	bool flooded;     /* there were too many of them */
+	bool drained;     /* the last step found the socket empty */
 	bool established;
 	bool broken;                     /* nothing more may be asked of ssl */
 	bool wants_write;                /* the handshake waits for room in the socket */
@@ -97,18 +105,27 @@ static int bio_read(BIO *bio, char *bytes, size_t length, size_t *taken)
 	ssize_t got;
 
 	BIO_clear_retry_flags(bio);
-	if (tls->updates > UPDATES_MAX) {
-		snprintf(tls->fault, sizeof(tls->fault), "the peer changes its keys too often");
-		*taken = 0;
+	*taken = 0;
+	if (tls->flooded) {
+		snprintf(tls->fault, sizeof(tls->fault),
+			 "the peer sends too many records without data");
+		return 0;
+	}
+	if (!tls->allowance) {
+		BIO_set_retry_read(bio);
 		return 0;
 	}
 	do
 		got = recv(tls->fd, bytes, length, MSG_DONTWAIT);
 	while (got < 0 && errno == EINTR);
-	if (got < 0 && errno == EAGAIN)
+	tls->drained = got < 0 && errno == EAGAIN;
+	if (tls->drained)
 		BIO_set_retry_read(bio);
-	*taken = got > 0 ? (size_t)got : 0;
-	return got > 0;
+	if (got <= 0)
+		return 0;
+	*taken = (size_t)got;
+	tls->allowance -= min_of(tls->allowance, *taken);
+	return 1;
 }
 
 static long bio_control(BIO *bio, int command, long number, void *pointer)
@@ -141,6 +158,13 @@ static BIO *bio_new(struct tls *tls)
 		BIO_set_init(bio, 1);
 	}
 	return bio;
+}
+
+/* What follows may take so many bytes from the socket, and a little more. */
+static void begin_step(struct tls *tls, size_t length)
+{
+	tls->allowance = length + STEP_MAX;
+	tls->drained = false;
 }
 
 /* Sends what is encrypted: 0 when all of it has left, -EAGAIN or another -errno. */
@@ -212,6 +236,7 @@ static ssize_t layer_recv(struct transport *transport, void *buffer, size_t leng
 	if (tls->broken)
 		return -ECONNABORTED;
 	ERR_clear_error();
+	begin_step(tls, length);
 	while (done < length) {
 		errno = 0;
 		if (SSL_read_ex(tls->ssl, (uint8_t *)buffer + done, length - done, &got) != 1) {
@@ -219,11 +244,9 @@ static ssize_t layer_recv(struct transport *transport, void *buffer, size_t leng
 			break;
 		}
 		done += got;
-		tls->updates = 0;
 		if (!SSL_has_pending(tls->ssl))
 			break;
 	}
-	tls->drained = kind == SSL_ERROR_WANT_READ;
 	if (kind != SSL_ERROR_NONE && kind != SSL_ERROR_WANT_READ &&
 	    kind != SSL_ERROR_ZERO_RETURN) {
 		rc = fail(tls, kind);
@@ -334,6 +357,33 @@ static size_t batch_length(const struct iovec *iov, int count)
 	return min_of(total, (size_t)SEND_BATCH);
 }
 
+/*
+ * Of a message to OpenSSL itself, such as a ticket, a part may have come; it sends nothing before
+ * it has the rest. 0 when it has, -EAGAIN while it waits for the socket to be readable.
+ */
+static int finish_message(struct tls *tls)
+{
+	uint8_t byte;
+	size_t got;
+	int kind;
+
+	if (SSL_is_init_finished(tls->ssl))
+		return 0;
+	begin_step(tls, 0);
+	kind = SSL_peek_ex(tls->ssl, &byte, 1, &got) == 1 ? SSL_ERROR_NONE
+							  : SSL_get_error(tls->ssl, 0);
+	if (kind != SSL_ERROR_NONE && kind != SSL_ERROR_WANT_READ)
+		return fail(tls, kind);
+	return SSL_is_init_finished(tls->ssl) ? 0 : -EAGAIN;
+}
+
+static short layer_send_event(const struct transport *transport)
+{
+	const struct tls *tls = tls_of(transport);
+
+	return tls->begin == tls->end && !SSL_is_init_finished(tls->ssl) ? POLLIN : POLLOUT;
+}
+
 static ssize_t layer_send(struct transport *transport, const struct iovec *iov, int count,
 			  int flags)
 {
@@ -351,9 +401,12 @@ static ssize_t layer_send(struct transport *transport, const struct iovec *iov, 
 		tls->accepted = 0;
 		return done;
 	}
-	done = (ssize_t)batch_length(iov, count);
 	ERR_clear_error();
 	errno = 0;
+	rc = finish_message(tls);
+	if (rc)
+		return rc;
+	done = (ssize_t)batch_length(iov, count);
 	if (reserve(tls, (size_t)done + ((size_t)done / RECORD + 2) * RECORD_OVERHEAD))
 		done = encrypt_runs(tls, iov, count);
 	else
@@ -399,6 +452,7 @@ static const struct transport_ops tls_ops = {
 	.name = "tls",
 	.recv = layer_recv,
 	.send = layer_send,
+	.send_event = layer_send_event,
 	.pending = layer_pending,
 	.reason = layer_reason,
 	.close = layer_close,
@@ -493,16 +547,23 @@ static bool taken_by_kernel(struct tls *tls)
 	return false;
 }
 
-/* OpenSSL tells of all messages; it follows new keys by itself. */
-static void note_message(int sent, int version, int type, const void *bytes, size_t length,
-			 SSL *ssl, void *argument)
+/* OpenSSL tells of all records that come, and follows new keys by itself. */
+static void note_record(int sent, int version, int type, const void *bytes, size_t length, SSL *ssl,
+			void *argument)
 {
 	struct tls *tls = argument;
+	/* Where the kind of a record stands: TLS 1.3 encrypts it. */
+	int place =
+		SSL_version(ssl) == TLS1_3_VERSION ? SSL3_RT_INNER_CONTENT_TYPE : SSL3_RT_HEADER;
+	uint64_t now;
 
-	(void)version, (void)ssl;
-	if (!sent && type == SSL3_RT_HANDSHAKE && length &&
-	    *(const uint8_t *)bytes == SSL3_MT_KEY_UPDATE)
-		tls->updates++;
+	(void)version;
+	if (sent || !tls->established || type != place || !length ||
+	    *(const uint8_t *)bytes == SSL3_RT_APPLICATION_DATA)
+		return;
+	now = clock_now();
+	tls->paid = max_of(tls->paid, now) + CONTROL_PAUSE;
+	tls->flooded |= tls->paid > now + CONTROL_BURST * CONTROL_PAUSE;
 }
 
 static SSL *session_new(struct tls *tls, const struct tls_creds *creds, const char *host,
@@ -518,7 +579,7 @@ static SSL *session_new(struct tls *tls, const struct tls_creds *creds, const ch
 	}
 	SSL_set_bio(ssl, bio, bio);
 	SSL_set_app_data(ssl, tls);
-	SSL_set_msg_callback(ssl, note_message);
+	SSL_set_msg_callback(ssl, note_record);
 	SSL_set_msg_callback_arg(ssl, tls);
 	if (creds->config.side == TLS_SERVER && creds->kernel && !is_unix)
 		offer_to_kernel(ssl, tls->fd);
@@ -595,6 +656,7 @@ int tls_handshake(struct transport *transport, struct error *err)
 	if (!rc && !tls->established) {
 		ERR_clear_error();
 		errno = 0;
+		begin_step(tls, 0);
 		rc = SSL_do_handshake(tls->ssl);
 		kind = rc == 1 ? SSL_ERROR_NONE : SSL_get_error(tls->ssl, rc);
 		tls->wants_write = kind == SSL_ERROR_WANT_WRITE;
@@ -624,7 +686,8 @@ int tls_connect(struct transport *transport, struct tls_creds *creds, const char
 		rc = ready < 0 && errno != EINTR ? -errno : 0;
 		if (rc)
 			return error_set_errno(err, -rc, "the TLS handshake failed");
-		if (!ready)
+		/* Some peers always have more to say. */
+		if (!ready || clock_now() >= deadline)
 			return error_set(err, ETIMEDOUT,
 					 "the peer did not finish the TLS handshake in time");
 	}

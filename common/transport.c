@@ -156,7 +156,7 @@ int transport_write_full(struct transport *transport, const void *buffer, size_t
 		ssize_t sent = transport_send(transport, &iov, 1, MSG_DONTWAIT);
 
 		if (sent == -EAGAIN) {
-			int rc = wait_for(transport, POLLOUT, deadline);
+			int rc = wait_for(transport, transport_send_event(transport), deadline);
 
 			if (rc)
 				return rc;

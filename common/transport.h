@@ -7,6 +7,7 @@
 #ifndef HAWSER_COMMON_TRANSPORT_H
 #define HAWSER_COMMON_TRANSPORT_H
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,6 +29,8 @@ struct transport_ops {
 	 */
 	ssize_t (*recv)(struct transport *transport, void *buffer, size_t length, int flags);
 	ssize_t (*send)(struct transport *transport, const struct iovec *iov, int count, int flags);
+	/* What to poll for when a send ended with -EAGAIN; NULL: always POLLOUT. */
+	short (*send_event)(const struct transport *transport);
 	/* Moves up to length bytes out of a pipe, as splice(2); NULL: this layer cannot. */
 	ssize_t (*splice)(struct transport *transport, int pipe_fd, size_t length,
 			  unsigned int flags);
@@ -63,6 +66,12 @@ static inline ssize_t transport_send(struct transport *transport, const struct i
 				     int count, int flags)
 {
 	return transport->ops->send(transport, iov, count, flags);
+}
+
+/* POLLOUT, or POLLIN where the layer has to hear from the peer before it can send. */
+static inline short transport_send_event(const struct transport *transport)
+{
+	return transport->ops->send_event ? transport->ops->send_event(transport) : POLLOUT;
 }
 
 /* Bytes that a receive returns although the socket has none; a poll does not tell of them. */

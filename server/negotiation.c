@@ -265,7 +265,9 @@ enum negotiation connection_negotiate(struct connection *connection, uint8_t *sc
 
 uint32_t connection_negotiation_events(const struct connection *connection)
 {
-	uint32_t events = connection->out.used ? EPOLLOUT : EPOLLIN;
+	bool sending =
+		connection->out.used && transport_send_event(&connection->transport) == POLLOUT;
+	uint32_t events = sending ? EPOLLOUT : EPOLLIN;
 
 	if (connection->handshake.phase == HANDSHAKE_TLS && tls_is_on(&connection->transport))
 		return tls_wanted(&connection->transport) == POLLOUT ? EPOLLOUT : EPOLLIN;

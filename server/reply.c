@@ -31,7 +31,8 @@ enum { BLOCK_PATIENCE = 5 }; /* milliseconds */
 
 static bool poll_writable(const struct connection *connection, int milliseconds)
 {
-	struct pollfd item = {.fd = connection->transport.fd, .events = POLLOUT};
+	struct pollfd item = {.fd = connection->transport.fd,
+			      .events = transport_send_event(&connection->transport)};
 
 	return poll(&item, 1, milliseconds) > 0;
 }

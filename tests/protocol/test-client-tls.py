@@ -13,6 +13,7 @@ import ssl
 import struct
 import subprocess
 import threading
+import time
 import urllib.parse
 import warnings
 
@@ -114,8 +115,8 @@ def uri(path, **parameters):
     return f"nbds+unix://{USER}@/?socket={path}{more}"
 
 
-def hawser(address, status, *words, environment=None):
-    done = subprocess.run([HAWSER, "list", "--timeout", "10", address], stdin=subprocess.DEVNULL,
+def hawser(address, status, *words, environment=None, timeout=10):
+    done = subprocess.run([HAWSER, "list", "--timeout", str(timeout), address], stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, timeout=60, check=False,
                           env=dict(os.environ, **(environment or {})))
     check(not SANITIZER.search(done.stderr), done.stderr)
@@ -125,6 +126,24 @@ def hawser(address, status, *words, environment=None):
     for word in words:
         check(word in done.stdout + done.stderr, f"'{word}' is not in: {done.stderr}")
     return done.stdout
+
+
+class Chatterbox(Peer):
+    """Begins TLS by asking for it, without an end."""
+
+    def talk(self, client):
+        super().talk(client)
+        while True:
+            client.sendall(bytes.fromhex("160303000400000000") * 4000)
+
+
+def test_endless_handshake():
+    """A server that fills the handshake with what means nothing does not hold hawser beyond its
+    time-out."""
+    with Chatterbox() as peer:
+        began = time.monotonic()
+        hawser(uri(peer.path, certificates=pki().good), UNREACHABLE, "in time", timeout=2)
+        check(time.monotonic() - began < 8, f"{time.monotonic() - began} s")
 
 
 def test_no_way_back():

@@ -7,9 +7,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/err.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -200,7 +202,7 @@ START_TEST(test_of_our_own)
 }
 END_TEST
 
-/* Who demands answers and reads none is not allowed to fill our memory. */
+/* Who demands answers and reads none is not allowed to fill our memory, however slowly. */
 START_TEST(test_flood)
 {
 	struct pair pair;
@@ -212,6 +214,7 @@ START_TEST(test_flood)
 		ck_assert_int_eq(SSL_key_update(pair.peer, SSL_KEY_UPDATE_REQUESTED), 1);
 		ck_assert_int_eq(SSL_write(pair.peer, &byte, 1), 1);
 		got = transport_recv(&pair.ours, &byte, 1, MSG_DONTWAIT);
+		usleep(1100);
 	}
 	ck_assert_int_eq(got, -ECONNABORTED);
 	ck_assert_str_eq(transport_reason(&pair.ours), "the peer reads no answers");
@@ -219,23 +222,184 @@ START_TEST(test_flood)
 }
 END_TEST
 
-/* Nor may who changes keys and never says anything keep us busy; some changes are well. */
+static const char too_many[] = "the peer sends too many records without data";
+
+/* Nor may who changes keys all the time keep us busy; some changes are well. What it says between
+ * them does not count for it. */
 START_TEST(test_nothing_but_keys)
+{
+	struct pair pair;
+	ssize_t got = -EAGAIN;
+	uint8_t byte = 0;
+	int asked = 0;
+
+	pair_open(&pair, _i % 2 ? TLS_SERVER : TLS_CLIENT, TLS1_3_VERSION);
+	for (; (got == -EAGAIN || got == 1) && asked < 5000; asked++) {
+		ck_assert_int_eq(SSL_key_update(pair.peer, SSL_KEY_UPDATE_NOT_REQUESTED), 1);
+		ck_assert_int_eq(SSL_do_handshake(pair.peer), 1);
+		if (_i > 1)
+			ck_assert_int_eq(SSL_write(pair.peer, &byte, 1), 1);
+		got = transport_recv(&pair.ours, &byte, 1, MSG_DONTWAIT);
+	}
+	ck_assert_int_eq(got, -ECONNABORTED);
+	ck_assert_int_gt(asked, 32);
+	ck_assert_str_eq(transport_reason(&pair.ours), too_many);
+	pair_close(&pair);
+}
+END_TEST
+
+/* With pauses between them there is no end to it. */
+START_TEST(test_keys_now_and_then)
+{
+	struct pair pair;
+	uint8_t byte;
+
+	pair_open(&pair, _i ? TLS_SERVER : TLS_CLIENT, TLS1_3_VERSION);
+	for (int asked = 0; asked < 300; asked++) {
+		ck_assert_int_eq(SSL_key_update(pair.peer, SSL_KEY_UPDATE_NOT_REQUESTED), 1);
+		ck_assert_int_eq(SSL_do_handshake(pair.peer), 1);
+		ck_assert_int_eq(transport_recv(&pair.ours, &byte, 1, MSG_DONTWAIT), -EAGAIN);
+		usleep(1100);
+	}
+	pair_close(&pair);
+}
+END_TEST
+
+static int waiting(const struct transport *transport)
+{
+	int bytes = 0;
+
+	ck_assert_int_eq(ioctl(transport->fd, FIONREAD, &bytes), 0);
+	return bytes;
+}
+
+static void widen(int fd)
+{
+	int size = 8 << 20;
+
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)))
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+}
+
+/* A step takes about as much from the socket as it was asked for, however little comes of it: the
+ * others of the main loop want their turn. */
+START_TEST(test_step_of_receiving)
+{
+	static uint8_t bytes[64 << 10];
+	struct pair pair;
+	uint8_t byte = 7;
+	size_t written, sent = 0, have = 0;
+	ssize_t got;
+
+	pair_open(&pair, TLS_SERVER, TLS1_3_VERSION);
+	widen(SSL_get_fd(pair.peer));
+	while (waiting(&pair.ours) < 160 << 10 && SSL_write_ex(pair.peer, &byte, 1, &written) == 1)
+		sent++;
+	got = transport_recv(&pair.ours, bytes, 4 << 10, MSG_DONTWAIT);
+	ck_assert_int_gt(got, 0);
+	ck_assert_int_gt(waiting(&pair.ours), 0);
+	for (have = (size_t)got; have < sent; have += (size_t)got) {
+		got = transport_recv(&pair.ours, bytes, sizeof(bytes), MSG_DONTWAIT);
+		ck_assert_int_gt(got, 0);
+	}
+	ck_assert_uint_eq(have, sent);
+	ck_assert_int_eq(transport_recv(&pair.ours, bytes, 1, MSG_DONTWAIT), -EAGAIN);
+	ck_assert_uint_eq(transport_pending(&pair.ours), 0);
+	pair_close(&pair);
+}
+END_TEST
+
+/* Nor does one of the handshake go on for as long as a server has something to say that means
+ * nothing (HelloRequest). */
+START_TEST(test_step_of_handshake)
+{
+	static const uint8_t record[] = {22, 3, 3, 0, 4, 0, 0, 0, 0};
+	struct tls_creds *creds = make_creds(TLS_CLIENT);
+	struct transport ours;
+	int ends[2];
+
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends), 0);
+	widen(ends[1]);
+	transport_init_plain(&ours, ends[0]);
+	ck_assert_int_eq(tls_start(&ours, creds, NULL, &err), 0);
+	ck_assert_int_eq(tls_handshake(&ours, &err), -EAGAIN);
+	while (waiting(&ours) < 160 << 10 &&
+	       write(ends[1], record, sizeof(record)) == sizeof(record))
+		;
+	ck_assert_int_eq(tls_handshake(&ours, &err), -EAGAIN);
+	ck_assert_int_gt(waiting(&ours), 0);
+	transport_close(&ours, TRANSPORT_CLOSE_DROP);
+	close(ends[1]);
+	tls_creds_free(creds);
+}
+END_TEST
+
+static int fill_ticket(SSL *ssl, void *argument)
+{
+	static const uint8_t data[1500];
+
+	(void)argument;
+	return SSL_SESSION_set1_ticket_appdata(SSL_get_session(ssl), data, sizeof(data));
+}
+
+static SSL_TICKET_RETURN ignore_ticket(SSL *ssl, SSL_SESSION *session, const unsigned char *name,
+				       size_t length, SSL_TICKET_STATUS status, void *argument)
+{
+	(void)ssl, (void)session, (void)name, (void)length, (void)status, (void)argument;
+	return SSL_TICKET_RETURN_IGNORE;
+}
+
+/* A ticket of which a part has come holds up what we say, until the rest is there. */
+START_TEST(test_part_of_a_message)
+{
+	enum { FIRST = 700 };
+	struct iovec iov = {.iov_base = (char[]){"hello"}, .iov_len = 5};
+	BIO *memory = BIO_new(BIO_s_mem());
+	struct pair pair;
+	uint8_t byte, said[5];
+	char *bytes;
+	long length;
+
+	pair_open(&pair, TLS_CLIENT, TLS1_3_VERSION);
+	SSL_CTX_set_session_ticket_cb(SSL_get_SSL_CTX(pair.peer), fill_ticket, ignore_ticket, NULL);
+	SSL_set_max_send_fragment(pair.peer, 512);
+	BIO_up_ref(SSL_get_rbio(pair.peer));
+	SSL_set0_wbio(pair.peer, memory);
+	ck_assert_int_eq(SSL_new_session_ticket(pair.peer), 1);
+	ck_assert_int_eq(SSL_do_handshake(pair.peer), 1);
+	length = BIO_get_mem_data(memory, &bytes);
+	ck_assert_int_gt(length, FIRST);
+	ck_assert_int_eq(write(SSL_get_fd(pair.peer), bytes, FIRST), FIRST);
+	ck_assert_int_eq(transport_recv(&pair.ours, &byte, 1, MSG_DONTWAIT), -EAGAIN);
+	ck_assert_int_eq(transport_send(&pair.ours, &iov, 1, MSG_DONTWAIT), -EAGAIN);
+	ck_assert_int_eq(transport_send_event(&pair.ours), POLLIN);
+	ck_assert_int_eq(write(SSL_get_fd(pair.peer), bytes + FIRST, (size_t)length - FIRST),
+			 length - FIRST);
+	ck_assert_int_eq(transport_send(&pair.ours, &iov, 1, MSG_DONTWAIT), 5);
+	ck_assert_int_eq(transport_send_event(&pair.ours), POLLOUT);
+	ck_assert_int_eq(SSL_read(pair.peer, said, sizeof(said)), 5);
+	ck_assert_mem_eq(said, "hello", 5);
+	pair_close(&pair);
+}
+END_TEST
+
+/* Who wants it again and again is gone soon: each wish costs an answer. */
+START_TEST(test_many_renegotiations)
 {
 	struct pair pair;
 	ssize_t got = -EAGAIN;
 	uint8_t byte;
 	int asked = 0;
 
-	pair_open(&pair, _i ? TLS_SERVER : TLS_CLIENT, TLS1_3_VERSION);
+	pair_open(&pair, TLS_CLIENT, TLS1_2_VERSION);
 	for (; got == -EAGAIN && asked < 1000; asked++) {
-		ck_assert_int_eq(SSL_key_update(pair.peer, SSL_KEY_UPDATE_NOT_REQUESTED), 1);
+		ck_assert_int_eq(SSL_renegotiate(pair.peer), 1);
 		ck_assert_int_eq(SSL_do_handshake(pair.peer), 1);
 		got = transport_recv(&pair.ours, &byte, 1, MSG_DONTWAIT);
 	}
 	ck_assert_int_eq(got, -ECONNABORTED);
 	ck_assert_int_gt(asked, 32);
-	ck_assert_str_eq(transport_reason(&pair.ours), "the peer changes its keys too often");
+	ck_assert_str_eq(transport_reason(&pair.ours), too_many);
 	pair_close(&pair);
 }
 END_TEST
@@ -277,8 +441,13 @@ int main(void)
 	tcase_add_loop_test(tcase, test_of_the_peer, 0, 2);
 	tcase_add_loop_test(tcase, test_of_our_own, 0, 2);
 	tcase_add_test(tcase, test_flood);
-	tcase_add_loop_test(tcase, test_nothing_but_keys, 0, 2);
+	tcase_add_loop_test(tcase, test_nothing_but_keys, 0, 4);
+	tcase_add_loop_test(tcase, test_keys_now_and_then, 0, 2);
+	tcase_add_test(tcase, test_step_of_receiving);
+	tcase_add_test(tcase, test_step_of_handshake);
+	tcase_add_test(tcase, test_part_of_a_message);
 	tcase_add_loop_test(tcase, test_renegotiation, 0, 2);
+	tcase_add_test(tcase, test_many_renegotiations);
 	suite_add_tcase(suite, tcase);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);
