@@ -11,13 +11,11 @@
 #include <unistd.h>
 
 #include "command.h"
-#include "common/clock.h"
 #include "relay.h"
 
 enum {
 	/* TCP itself gives a dead peer up before the kernel's request timer does. */
 	USER_TIMEOUT_MS = 20000,
-	GOODBYE_MS = 1000,
 };
 
 /* To be set before the hand-over; on AF_UNIX there is nothing of the kind. */
@@ -150,33 +148,14 @@ int attach_links_open(struct attach_links *links, const char *uri, const struct 
 	return status;
 }
 
-/* In transmission the polite end is DISC; nothing answers it. */
-static void say_goodbye(struct session *session)
-{
-	struct nbd_request request = {.type = NBD_CMD_DISC};
-	uint8_t bytes[sizeof(struct nbd_request_wire)];
-	size_t length;
-
-	if (session->handshake.phase != CLIENT_HANDSHAKE_TRANSMISSION || session->transport.fd < 0)
-		return;
-	length = nbd_request_build(bytes, false, &request);
-	transport_write_full(&session->transport, bytes, length,
-			     clock_now() + GOODBYE_MS * CLOCK_MILLISECOND);
-}
-
 void attach_links_close(struct attach_links *links, bool handed_over)
 {
 	for (size_t i = 0; i < links->count; i++) {
-		int fd;
+		/* Our copy only: a shutdown, or a goodbye, would be felt by the kernel's. */
+		int fd = handed_over ? transport_release(&links->sessions[i].transport) : -1;
 
-		if (handed_over) {
-			/* Our copy only: a shutdown would be felt by the kernel's. */
-			fd = transport_release(&links->sessions[i].transport);
-			if (fd >= 0)
-				close(fd);
-		} else {
-			say_goodbye(&links->sessions[i]);
-		}
+		if (fd >= 0)
+			close(fd);
 		session_close(&links->sessions[i]);
 	}
 	free(links->sessions);
