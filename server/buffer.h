@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The buffer pool: page-aligned buffers for jobs, counted against the process's limit. What is idle
- * is kept for reuse up to a reserve; the workers give that back to the system when nothing has been
- * asked of them for a while. Any thread.
+ * is kept for reuse up to a reserve; the last worker, and the last engine thread, that end because
+ * nothing is asked of them give it back to the system. Any thread.
  */
 #ifndef HAWSER_SERVER_BUFFER_H
 #define HAWSER_SERVER_BUFFER_H

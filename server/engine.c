@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "buffer.h"
 #include "common/size.h"
 #include "connection.h"
 #include "limits.h"
@@ -203,6 +204,9 @@ static void *engine_main(void *argument)
 		give_up(engine);
 	thread_end();
 	engine->threads--;
+	/* Buffers may have come back to the reserve when there was no worker any more. */
+	if (!engine->threads)
+		buffer_trim();
 	pthread_cond_signal(&engine->ended);
 	pthread_mutex_unlock(&engine->lock);
 	if (equipped)
