@@ -3,7 +3,6 @@
 #include "authz.h"
 
 #include <errno.h>
-#include <fnmatch.h>
 #include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,6 +13,7 @@
 #include "common/cleanup.h"
 #include "common/json-read.h"
 #include "common/log.h"
+#include "glob.h"
 
 enum { RULES_MAX = 4096, FILE_MAX = 1 << 20 };
 
@@ -246,7 +246,7 @@ bool authz_allows(struct authz *authz, const char *identity)
 	for (size_t i = 0; i < authz->count; i++) {
 		const struct rule *rule = &authz->rules[i];
 
-		if (rule->glob ? !fnmatch(rule->match, identity, 0)
+		if (rule->glob ? glob_matches(rule->match, identity)
 			       : !strcmp(rule->match, identity))
 			return rule->allow;
 	}

@@ -469,6 +469,31 @@ def test_qemu_server():
         try_server(server, "tls-type=anon")
 
 
+PATTERNS = (r"O=Foo\, [Inc],*", "O=Foo*[Inc],*", "O=Foo*[I]nc*", r"O=Foo[\\]*",
+            "O=Foo?, ?Inc],CN=?", "O=Foo??, ?Inc],CN=?", "*CN=\u00e9", "*CN=?", "*CN=??",
+            "O=Foo, *", "*")
+
+
+def test_qemu_patterns():
+    """Which patterns of authz-list let in a name with commas, brackets and a letter of two bytes:
+    the same as with qemu-nbd."""
+    pki().certificate("client-odd", "/O=Foo, [Inc]/CN=\u00e9", "clientAuth")
+    words = certificates(pki().folder("odd", client="client-odd")) + "&tls-hostname=localhost"
+    outcomes = set()
+    for pattern in PATTERNS:
+        rule = pattern.replace(",", ",,")
+        objects = [*pki().x509(), "--object", "authz-list,id=a,rules.0.format=glob,"
+                   f"rules.0.policy=allow,rules.0.match={rule}", "--tls-authz", "a"]
+        with Foreign("qemu-nbd", "-t", "-r", "-f", "raw", "-k", "%s", *objects, "%i") as theirs:
+            expected = attempt(HAWSER, "list", theirs.uri(words))[0] == 0
+        outcomes.add(expected)
+        with Server(*objects) as ours:
+            uri = f"nbds+unix:///?socket={ours.path}&{words}"
+            check((attempt(HAWSER, "list", uri)[0] == 0) == expected,
+                  f"{pattern}: qemu-nbd lets in: {expected}")
+    check(len(outcomes) == 2, "all patterns have the same outcome")
+
+
 def test_qemu_server_ciphers():
     """hawser at qemu-nbd: each version with each cipher, certificates and keys."""
     at = ["qemu-nbd", "-t", "-e", "0", "-r", "-f", "raw", "-k", "%s"]

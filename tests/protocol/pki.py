@@ -75,7 +75,7 @@ class Pki:
                     constraints="CA:FALSE"):
         request, text = self.path(name + ".csr"), self.path(name + ".ext")
         openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                "-subj", subject, "-keyout", self.path(name + "-key.pem"), "-out", request)
+                "-utf8", "-subj", subject, "-keyout", self.path(name + "-key.pem"), "-out", request)
         self.write(name + ".ext",
                    f"basicConstraints={constraints}\nextendedKeyUsage={purpose}\n{names}\n")
         openssl("x509", "-req", "-in", request, "-CA", self.path(ca + "-cert.pem"), "-CAkey",

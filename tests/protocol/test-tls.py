@@ -247,6 +247,9 @@ def test_authorization():
     rules = "authz-list,id=a,rules.0.match=*O=Home*,rules.0.format=glob,rules.0.policy="
     check(allowed("--object", rules + "allow"), "a pattern")
     check(not allowed("--object", rules + "deny,policy=allow"), "a pattern that denies")
+    odd = "authz-list,id=a,policy=allow,rules.0.policy=deny,rules.0.format=glob,rules.0.match="
+    check(allowed("--object", odd + "*CN=[l]aptop*"), "brackets are not special")
+    check(not allowed("--object", odd + "*CN=l?ptop*"), "a question mark")
     check(not allowed("--object", "authz-list,id=a"), "an empty list")
     check(allowed("--object", "authz-list,id=a,policy=allow"), "an empty list that allows")
     path = pki().write("rules.json", '{"policy":"deny","rules":[]}')
