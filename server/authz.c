@@ -13,6 +13,7 @@
 #include "common/cleanup.h"
 #include "common/json-read.h"
 #include "common/log.h"
+#include "common/path.h"
 #include "glob.h"
 
 enum { RULES_MAX = 4096, FILE_MAX = 1 << 20 };
@@ -29,9 +30,7 @@ struct authz {
 	bool allow; /* whom no rule matches */
 	/* A file that is watched; else NULL. */
 	char *path;
-	struct timespec changed;
-	ino_t inode;
-	off_t size;
+	struct stat loaded; /* what it was then; all zero: it could not be read */
 };
 
 static int no_memory(struct error *err)
@@ -185,8 +184,8 @@ static int load_file(struct authz **out, const char *path, struct stat *status, 
 
 int authz_new_file(struct authz **out, const char *path, bool refresh, struct error *err)
 {
-	/* The process may change its folder before it reads the file again. */
-	AUTO_FREE char *absolute = realpath(path, NULL);
+	/* The process may change its folder before it reads the file again. A link may move. */
+	AUTO_FREE char *absolute = path_absolute(path);
 	struct stat status;
 	int rc;
 
@@ -197,9 +196,7 @@ int authz_new_file(struct authz **out, const char *path, bool refresh, struct er
 	if (rc || !refresh)
 		return rc;
 	(*out)->path = take_ptr(absolute);
-	(*out)->changed = status.st_mtim;
-	(*out)->inode = status.st_ino;
-	(*out)->size = status.st_size;
+	(*out)->loaded = status;
 	return 0;
 }
 
@@ -213,30 +210,41 @@ static void clear_rules(struct authz *authz)
 	authz->allow = false;
 }
 
-/* Rules that cannot be read allow nobody: a half-written file must not open the door. */
+static bool same_time(const struct timespec *one, const struct timespec *other)
+{
+	return one->tv_sec == other->tv_sec && one->tv_nsec == other->tv_nsec;
+}
+
+/* Who writes may set the time of the data, but not that of the change. */
+static bool same_file(const struct stat *one, const struct stat *other)
+{
+	return one->st_dev == other->st_dev && one->st_ino == other->st_ino &&
+	       one->st_size == other->st_size && same_time(&one->st_mtim, &other->st_mtim) &&
+	       same_time(&one->st_ctim, &other->st_ctim);
+}
+
+/* Rules that cannot be read allow nobody: a half-written file must not open the door. It is tried
+ * again for the next one who comes, because what failed may have been the reading. */
 static void refresh(struct authz *authz)
 {
 	struct authz *fresh = NULL;
 	struct error err = ERROR_INIT;
 	struct stat status = {0};
 
-	if (stat(authz->path, &status) == 0 && status.st_ino == authz->inode &&
-	    status.st_size == authz->size && status.st_mtim.tv_sec == authz->changed.tv_sec &&
-	    status.st_mtim.tv_nsec == authz->changed.tv_nsec)
+	if (stat(authz->path, &status) == 0 && same_file(&status, &authz->loaded))
 		return;
 	clear_rules(authz);
+	authz->loaded = (struct stat){0};
 	if (load_file(&fresh, authz->path, &status, &err)) {
 		log_warning("nobody is authorized until this is mended: %s", err.text);
 	} else {
 		authz->rules = take_ptr(fresh->rules);
 		authz->count = fresh->count;
 		authz->allow = fresh->allow;
+		authz->loaded = status;
 		fresh->count = 0;
 		authz_free(fresh);
 	}
-	authz->changed = status.st_mtim;
-	authz->inode = status.st_ino;
-	authz->size = status.st_size;
 }
 
 bool authz_allows(struct authz *authz, const char *identity)

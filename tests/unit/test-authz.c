@@ -3,7 +3,12 @@
 #include "server/authz.h"
 
 #include <check.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "server/glob.h"
 
@@ -65,16 +70,108 @@ START_TEST(test_glob_is_quick)
 }
 END_TEST
 
+/* ---- Files ---- */
+
+static char folder[] = "/tmp/hawser-authz-XXXXXX";
+static char *before;
+
+static void setup(void)
+{
+	strcpy(folder + strlen(folder) - 6, "XXXXXX");
+	before = getcwd(NULL, 0);
+	ck_assert_ptr_nonnull(mkdtemp(folder));
+	ck_assert_int_eq(chdir(folder), 0);
+}
+
+static void teardown(void)
+{
+	static const char *const names[] = {"one/rules", "two/rules", "one", "two", "now"};
+
+	ck_assert_int_eq(chdir(folder), 0);
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		remove(names[i]);
+	ck_assert_int_eq(chdir(before), 0);
+	free(before);
+	ck_assert_int_eq(rmdir(folder), 0);
+}
+
+static void write_file(const char *name, const char *text)
+{
+	FILE *file = fopen(name, "w");
+
+	ck_assert_ptr_nonnull(file);
+	fputs(text, file);
+	ck_assert_int_eq(fclose(file), 0);
+}
+
+/* Rules that allow `name` alone; all of one length. */
+static void write_rules(const char *path, const char *name)
+{
+	char text[200];
+
+	snprintf(text, sizeof(text), "{\"rules\":[{\"match\":\"%s\",\"policy\":\"allow\"}]}", name);
+	write_file(path, text);
+}
+
+/* The daemon changes its folder; links to the file, or to its folder, may lead elsewhere then. */
+START_TEST(test_link_moves)
+{
+	struct error err = ERROR_INIT;
+	struct authz *authz;
+
+	ck_assert_int_eq(mkdir("one", 0700), 0);
+	ck_assert_int_eq(mkdir("two", 0700), 0);
+	write_rules("one/rules", "ann");
+	write_rules("two/rules", "bob");
+	ck_assert_int_eq(symlink("one", "now"), 0);
+	ck_assert_msg(!authz_new_file(&authz, "now/rules", true, &err), "%s", err.text);
+	ck_assert_int_eq(chdir("/"), 0);
+	ck_assert(authz_allows(authz, "ann") && !authz_allows(authz, "bob"));
+	ck_assert_int_eq(chdir(folder), 0);
+	ck_assert_int_eq(unlink("now"), 0);
+	ck_assert(!authz_allows(authz, "ann"));
+	ck_assert_int_eq(symlink("two", "now"), 0);
+	ck_assert_int_eq(chdir("/"), 0);
+	ck_assert(!authz_allows(authz, "ann") && authz_allows(authz, "bob"));
+	authz_free(authz);
+}
+END_TEST
+
+/* The same size, inode and time of the data do not make it the same file. */
+START_TEST(test_time_set_back)
+{
+	struct error err = ERROR_INIT;
+	struct authz *authz;
+	struct stat status;
+
+	ck_assert_int_eq(mkdir("one", 0700), 0);
+	write_rules("one/rules", "ann");
+	ck_assert_int_eq(stat("one/rules", &status), 0);
+	ck_assert_int_eq(authz_new_file(&authz, "one/rules", true, &err), 0);
+	usleep(20000); /* the clock of files has a tick */
+	write_rules("one/rules", "bob");
+	ck_assert_int_eq(utimensat(AT_FDCWD, "one/rules",
+				   (struct timespec[]){status.st_atim, status.st_mtim}, 0),
+			 0);
+	ck_assert(!authz_allows(authz, "ann") && authz_allows(authz, "bob"));
+	authz_free(authz);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("authz");
-	TCase *tcase = tcase_create("authz");
+	TCase *tcase = tcase_create("patterns"), *files = tcase_create("files");
 	SRunner *runner = srunner_create(suite);
 	int failed;
 
 	tcase_add_loop_test(tcase, test_glob, 0, sizeof(patterns) / sizeof(patterns[0]));
 	tcase_add_test(tcase, test_glob_is_quick);
+	tcase_add_checked_fixture(files, setup, teardown);
+	tcase_add_test(files, test_link_moves);
+	tcase_add_test(files, test_time_set_back);
 	suite_add_tcase(suite, tcase);
+	suite_add_tcase(suite, files);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
 	srunner_free(runner);
