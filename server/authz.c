@@ -131,20 +131,71 @@ int authz_new_list(struct authz **out, struct keyval *properties, struct error *
 
 /* ---- From a file ---- */
 
+struct member {
+	const char *name;
+	enum json_kind kind; /* a text or a list */
+};
+
+static int no_member(const char *key, const struct member *known, size_t count, struct error *err)
+{
+	error_set(err, EINVAL, "unknown member '%.100s'; there are", key);
+	for (size_t i = 0; i < count; i++)
+		error_hint(err, "%s %s", i ? "," : "", known[i].name);
+	return -EINVAL;
+}
+
+/* What a slip of the pen made of "format" or "policy" must not open the door. */
+static int check_members(const struct json_value *object, const struct member *known, size_t count,
+			 struct error *err)
+{
+	for (const struct json_value *at = object->first; at; at = at->next) {
+		size_t i = 0;
+
+		while (i < count && strcmp(known[i].name, at->key))
+			i++;
+		if (i == count)
+			return no_member(at->key, known, count, err);
+		if (at->kind != known[i].kind)
+			return error_set(err, EINVAL, "the member '%s' is not a %s", at->key,
+					 known[i].kind == JSON_STRING ? "text" : "list");
+		if (json_member(object, at->key) != at)
+			return error_set(err, EINVAL, "the member '%s' is there twice", at->key);
+	}
+	return 0;
+}
+
+static int read_rule(struct authz *authz, const struct json_value *rule, struct error *err)
+{
+	static const struct member members[] = {
+		{"match", JSON_STRING}, {"policy", JSON_STRING}, {"format", JSON_STRING}};
+
+	if (rule->kind != JSON_OBJECT)
+		return error_set(err, EINVAL, "it is not an object with 'match' and 'policy'");
+	if (check_members(rule, members, 3, err) < 0)
+		return -EINVAL;
+	return add_rule(authz, json_member_text(rule, "match"), json_member_text(rule, "policy"),
+			json_member_text(rule, "format"), err);
+}
+
 static int read_json(struct authz *authz, const struct json_value *value, struct error *err)
 {
+	static const struct member members[] = {{"policy", JSON_STRING}, {"rules", JSON_ARRAY}};
 	const struct json_value *rules = json_member(value, "rules");
+	unsigned int number = 0;
 	int rc;
 
-	if (value->kind != JSON_OBJECT || (rules && rules->kind != JSON_ARRAY))
+	if (value->kind != JSON_OBJECT)
 		return error_set(err, EINVAL,
 				 "it is not an object with 'policy' and a list of 'rules'");
-	rc = set_policy(authz, json_member_text(value, "policy"), err);
+	rc = check_members(value, members, 2, err);
+	if (!rc)
+		rc = set_policy(authz, json_member_text(value, "policy"), err);
 	for (const struct json_value *rule = rules ? rules->first : NULL; !rc && rule;
-	     rule = rule->next)
-		rc = add_rule(authz, json_member_text(rule, "match"),
-			      json_member_text(rule, "policy"), json_member_text(rule, "format"),
-			      err);
+	     rule = rule->next, number++) {
+		rc = read_rule(authz, rule, err);
+		if (rc)
+			error_wrap(err, "rule %u", number);
+	}
 	return rc;
 }
 

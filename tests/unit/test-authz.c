@@ -3,6 +3,7 @@
 #include "server/authz.h"
 
 #include <check.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,6 +68,43 @@ START_TEST(test_glob_is_quick)
 	}
 	pattern[LENGTH - 1] = 'b';
 	ck_assert(!glob_matches(pattern, text));
+}
+END_TEST
+
+/* ---- Rules as JSON ---- */
+
+static const struct {
+	const char *text, *said; /* NULL: it is taken */
+} rules[] = {
+	{"{}", NULL},
+	{"{\"policy\":\"allow\",\"rules\":[]}", NULL},
+	{"{\"rules\":[{\"match\":\"*x*\",\"policy\":\"deny\",\"format\":\"glob\"}]}", NULL},
+	{"[]", "it is not an object with 'policy' and a list of 'rules'"},
+	{"{\"ruels\":[]}", "unknown member 'ruels'; there are policy, rules"},
+	{"{\"policy\":7}", "the member 'policy' is not a text"},
+	{"{\"policy\":\"maybe\"}", "the policy is 'allow' or 'deny', not 'maybe'"},
+	{"{\"policy\":null}", "the member 'policy' is not a text"},
+	{"{\"policy\":\"allow\",\"policy\":\"deny\"}", "the member 'policy' is there twice"},
+	{"{\"rules\":{}}", "the member 'rules' is not a list"},
+	{"{\"rules\":[\"ann\"]}", "rule 0: it is not an object with 'match' and 'policy'"},
+	{"{\"rules\":[{\"match\":\"a\"}]}", "rule 0: a rule needs 'match' and 'policy'"},
+	{"{\"rules\":[{\"match\":\"a\",\"policy\":\"deny\"},"
+	 "{\"match\":\"*x*\",\"policy\":\"deny\",\"fromat\":\"glob\"}]}",
+	 "rule 1: unknown member 'fromat'; there are match, policy, format"},
+	{"{\"rules\":[{\"match\":\"*x*\",\"policy\":\"deny\",\"format\":true}]}",
+	 "rule 0: the member 'format' is not a text"},
+};
+
+START_TEST(test_json)
+{
+	struct error err = ERROR_INIT;
+	struct authz *authz;
+	int rc = authz_new_json(&authz, rules[_i].text, strlen(rules[_i].text), &err);
+
+	ck_assert_str_eq(err.text, rules[_i].said ? rules[_i].said : "");
+	ck_assert_int_eq(rc, rules[_i].said ? -EINVAL : 0);
+	ck_assert(!authz == !!rules[_i].said);
+	authz_free(authz);
 }
 END_TEST
 
@@ -161,12 +199,13 @@ END_TEST
 int main(void)
 {
 	Suite *suite = suite_create("authz");
-	TCase *tcase = tcase_create("patterns"), *files = tcase_create("files");
+	TCase *tcase = tcase_create("rules"), *files = tcase_create("files");
 	SRunner *runner = srunner_create(suite);
 	int failed;
 
 	tcase_add_loop_test(tcase, test_glob, 0, sizeof(patterns) / sizeof(patterns[0]));
 	tcase_add_test(tcase, test_glob_is_quick);
+	tcase_add_loop_test(tcase, test_json, 0, sizeof(rules) / sizeof(rules[0]));
 	tcase_add_checked_fixture(files, setup, teardown);
 	tcase_add_test(files, test_link_moves);
 	tcase_add_test(files, test_time_set_back);
