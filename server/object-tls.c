@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * From QEMU's properties to credentials and rules. A folder that is not absolute is looked for
- * where the service manager puts credentials, too; it is made absolute, because the server changes
- * its folder and may load again.
+ * where the service manager puts credentials, too; the current folder is put in front of it,
+ * because the server changes its folder and may load again.
  */
 #include "object-tls.h"
 
@@ -13,6 +13,7 @@
 
 #include "authz.h"
 #include "common/cleanup.h"
+#include "common/path.h"
 #include "object-secret.h"
 
 /* ---- Credentials ---- */
@@ -30,30 +31,47 @@ static int take_endpoint(struct keyval *properties, enum tls_side *side, struct 
 	return 0;
 }
 
-/* LoadCredential= and the like put files, and folders of one level, into a folder of their own. */
-static char *find_directory(const char *directory)
+/* Where LoadCredential= and the like put files; of a folder of them systemd makes files in this
+ * same folder, with the name of the credential in front of theirs. NULL: there is none. */
+static const char *granted_folder(void)
 {
 	const char *granted = getenv("CREDENTIALS_DIRECTORY");
+
+	return granted && *granted ? granted : NULL;
+}
+
+/* A link stays one: it may lead to newer credentials when they are loaded again. */
+static char *existing(const char *directory)
+{
+	AUTO_FREE char *absolute = path_absolute(directory);
+
+	return absolute && access(absolute, F_OK) == 0 ? take_ptr(absolute) : NULL;
+}
+
+static char *find_directory(const char *directory)
+{
+	const char *granted = granted_folder();
 	AUTO_FREE char *path = NULL;
-	char *absolute = NULL;
+	char *found = NULL;
 
 	if (granted && directory[0] != '/' && asprintf(&path, "%s/%s", granted, directory) >= 0)
-		absolute = realpath(path, NULL);
-	return absolute ? absolute : realpath(directory, NULL);
+		found = existing(path);
+	return found ? found : existing(directory);
 }
 
 static int take_directory(struct keyval *properties, char **directory, struct error *err)
 {
-	const char *text = keyval_take(properties, "dir");
+	const char *text = keyval_take(properties, "dir"), *granted = granted_folder();
 
-	if (!text && getenv("CREDENTIALS_DIRECTORY"))
-		text = ".";
-	if (!text)
+	if (!text && !granted)
 		return error_set(err, EINVAL, "Missing 'dir' property value");
-	*directory = find_directory(text);
+	/* Never the current folder instead: nobody has said that its keys are good. */
+	*directory = text ? find_directory(text) : existing(granted);
 	if (*directory)
 		return 0;
-	return error_set_errno(err, errno, "Unable to access credentials %.300s", text);
+	error_set_errno(err, errno, "Unable to access credentials %.300s", text ? text : granted);
+	return text ? -err->code
+		    : error_hint(err, "; set 'dir', or CREDENTIALS_DIRECTORY to where they are");
 }
 
 /* Old spellings of QEMU: the object is complete when it is made. */

@@ -104,6 +104,8 @@ def test_credentials_directory():
             check(secure(server.greeted()).list() == [("", "")], text)
     fails("--object", base + ",dir=nowhere", "--tls-creds", "tls", environment=top,
           words="nowhere")
+    fails("--object", base, "--tls-creds", "tls", environment={"CREDENTIALS_DIRECTORY": "/none"},
+          words="Unable to access credentials /none: No such file or directory; set 'dir'")
 
 
 main(globals())

@@ -282,6 +282,18 @@ def test_reload():
         old.in_sync()
 
 
+def test_reload_behind_a_link():
+    """SIGHUP loads what a link to the folder leads to then."""
+    link = pki().path("current")
+    os.symlink(pki().good, link)
+    with tls_server(folder=link) as server:
+        first = in_transmission(server).sock.getpeercert(True)
+        os.symlink(pki().folder("renewed", "server-new", "client"), link + ".new")
+        os.rename(link + ".new", link)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: in_transmission(server).sock.getpeercert(True) != first, "new certificate")
+
+
 def test_reload_of_revocations():
     """SIGHUP is how somebody is shut out of a server that runs: by a list of revoked certificates
     that was not there before. Who is in stays in."""
