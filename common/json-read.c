@@ -321,6 +321,8 @@ void json_value_free(struct json_value *value)
 	for (; value; value = next) {
 		next = value->next;
 		json_value_free(value->first);
+		if (value->text) /* maybe a passphrase */
+			explicit_bzero(value->text, strlen(value->text));
 		free(value->key);
 		free(value->text);
 		free(value);

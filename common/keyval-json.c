@@ -83,8 +83,13 @@ static int add_members(struct keyval *list, struct name *name, const struct json
 	const struct json_value *member = value->first;
 	int rc = 0;
 
-	for (size_t index = 0; member && !rc; member = member->next)
+	for (size_t index = 0; member && !rc; member = member->next) {
+		/* Which of the two is meant? */
+		if (member->key && json_member(value, member->key) != member)
+			return error_set(err, EINVAL, "JSON parse error, duplicate key '%.200s'",
+					 member->key);
 		rc = add_member(list, name, member, index++, err);
+	}
 	return rc;
 }
 

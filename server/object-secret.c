@@ -21,9 +21,8 @@ static int take_format(struct keyval *properties, bool *base64, struct error *er
 	*base64 = format && !strcmp(format, "base64");
 	if (format && !*base64 && strcmp(format, "raw"))
 		return error_set(err, EINVAL,
-				 "Parameter 'format' does not accept value '%.200s'; it is raw or "
-				 "base64",
-				 format);
+				 "Parameter 'format' does not accept this value; it is raw or "
+				 "base64");
 	return 0;
 }
 
@@ -88,6 +87,7 @@ const struct object_type object_type_secret = {
 	.name = "secret",
 	.help = "a passphrase or key: data=TEXT or file=PATH",
 	.keys = secret_keys,
+	.confidential = true,
 	.create = secret_object_create,
 	.destroy = destroy,
 };
@@ -152,6 +152,7 @@ const struct object_type object_type_secret_keyring = {
 	.name = "secret_keyring",
 	.help = "the same, from the kernel's keyring: serial=NUMBER",
 	.keys = keyring_keys,
+	.confidential = true,
 	.create = keyring_create,
 	.destroy = destroy,
 };

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/keyval-json.h"
 #include "object-secret.h"
 #include "object-throttle.h"
 #include "object-tls.h"
@@ -53,12 +54,28 @@ void object_print_types(FILE *out)
 		fprintf(out, "  %-18s %s\n", types[i]->name, types[i]->help);
 }
 
+/* Could it be the name of a type? Else it may be anything, such as half of an object that holds a
+ * passphrase, and is not shown. */
+static bool is_word(const char *name)
+{
+	size_t length = strspn(name, "abcdefghijklmnopqrstuvwxyz"
+				     "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
+
+	return length && !name[length];
+}
+
 static const struct object_type *type_find(const char *name, struct error *err)
 {
 	for (size_t i = 0; i < TYPES; i++)
 		if (!strcmp(types[i]->name, name))
 			return types[i];
-	error_set(err, EINVAL, "Invalid parameter '%.200s'; --object help lists the types", name);
+	if (is_word(name))
+		error_set(err, EINVAL, "Invalid parameter '%.200s'; --object help lists the types",
+			  name);
+	else
+		error_set(err, EINVAL,
+			  "Parameter 'qom-type' is not the name of a type; --object help lists "
+			  "them, and JSON begins with '{'");
 	return NULL;
 }
 
@@ -103,6 +120,12 @@ static int check(struct object *object, const struct object_set *set, struct err
 	return 0;
 }
 
+static int parse(struct keyval *properties, const char *text, struct error *err)
+{
+	return *text == '{' ? keyval_parse_json(properties, text, err)
+			    : keyval_parse(properties, text, "qom-type", err);
+}
+
 int object_set_add(struct object_set *set, const char *text, struct error *err)
 {
 	struct object object = {0};
@@ -110,7 +133,7 @@ int object_set_add(struct object_set *set, const char *text, struct error *err)
 
 	if (set->count == OBJECTS_MAX)
 		return error_set(err, EINVAL, "more than %d objects", OBJECTS_MAX);
-	rc = keyval_parse(&object.properties, text, "qom-type", err);
+	rc = parse(&object.properties, text, err);
 	if (!rc)
 		rc = check(&object, set, err);
 	if (rc) {
@@ -121,16 +144,36 @@ int object_set_add(struct object_set *set, const char *text, struct error *err)
 	return 0;
 }
 
-static int create(struct object *object, const struct object_set *earlier, struct error *err)
+/* After a comma that is not doubled, the rest of a passphrase looks like the name of a property. */
+static int say_unknown_only(const struct object_type *type, struct error *err)
+{
+	error_set(err, EINVAL, "one of its properties is unknown; there are");
+	for (const char *const *key = type->keys; *key; key++)
+		error_hint(err, "%s %s", key == type->keys ? "" : ",", *key);
+	return error_hint(err, ", and a comma in a value is doubled");
+}
+
+static int check_taken(const struct object *object, struct error *err)
 {
 	const struct object_type *type = object->type;
 	size_t keys = 0;
-	int rc = type->create(object, &object->properties, earlier, err);
 
 	while (type->keys[keys])
 		keys++;
+	if (!type->confidential)
+		return keyval_check_taken(&object->properties, type->keys, keys, err);
+	return keyval_check_taken(&object->properties, type->keys, keys, NULL)
+		       ? say_unknown_only(type, err)
+		       : 0;
+}
+
+static int create(struct object *object, const struct object_set *earlier, struct error *err)
+{
+	const struct object_type *type = object->type;
+	int rc = type->create(object, &object->properties, earlier, err);
+
 	if (!rc)
-		rc = keyval_check_taken(&object->properties, type->keys, keys, err);
+		rc = check_taken(object, err);
 	if (rc && object->option)
 		return error_wrap(err, "%s", object->option);
 	return rc ? error_wrap(err, "object '%s' (%s)", object->id, type->name) : 0;

@@ -20,6 +20,7 @@ struct object_type {
 	const char *name;
 	const char *help;        /* one line for --object help */
 	const char *const *keys; /* its properties; NULL ends the list */
+	bool confidential;       /* what is typed may be secret, so no message repeats it */
 	/* Makes object->state out of the properties that it takes. 0 or -errno with err set. */
 	int (*create)(struct object *object, struct keyval *properties,
 		      const struct object_set *earlier, struct error *err);
@@ -43,7 +44,8 @@ struct object_set {
 	size_t count;
 };
 
-/* Notes "TYPE,id=ID,..."; nothing is opened yet. 0 or -EINVAL, -ENOMEM with err set. */
+/* Notes "TYPE,id=ID,...", or the same as JSON: {"qom-type": "TYPE", ..}; nothing is opened yet. 0
+ * or -EINVAL, -ENOMEM with err set. */
 int object_set_add(struct object_set *set, const char *text, struct error *err);
 
 /* Makes all that were noted. 0 or -errno with err set. */

@@ -440,7 +440,8 @@ def tls_seeds():
              "glob": '{"rules":[{"match":"*,CN=l?ptop","policy":"allow","format":"glob"}]}',
              "exact": '{"policy":"allow","rules":[{"match":"CN=laptop","policy":"deny"}]}',
              "no-match": '{"rules":[{"policy":"allow"}]}', "list": "[]",
-             "bad-policy": '{"policy":"maybe"}', "half": '{"policy":"allow"'}
+             "bad-policy": '{"policy":"maybe"}', "half": '{"policy":"allow"',
+             "misspelt": '{"rules":[{"match":"CN=*","policy":"deny","fromat":"glob"}]}'}
     for name, text in keys.items():
         yield f"keys-{name}", b"\0" + text.encode()
     for number, text in enumerate(priorities):
@@ -456,7 +457,8 @@ def tls_seeds():
                "authz-simple,id=s,identity=C=GB,,O=Home\nauthz-simple,id=s,identity=x",
                "authz-list,id=l,rules.0.match=*x*,rules.0.policy=allow,rules.0.format=glob,"
                "rules.1.match=x,rules.1.policy=deny", "authz-list,id=l,rules.0.match=x",
-               "authz-list,id=l,policy=maybe")
+               "authz-list,id=l,policy=maybe",
+               '{"qom-type":"authz-list","id":"l","rules":[{"match":"?*","policy":"deny"}]}')
     for number, text in enumerate(objects):
         yield f"object-{number}", b"\3" + text.encode()
 

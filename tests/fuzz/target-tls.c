@@ -101,7 +101,8 @@ static void check_rules(const char *text, size_t size)
 /* Options of the types that need no file; what else they name stays within this folder. */
 static bool is_wanted(const char *text)
 {
-	static const char *const types[] = {"tls-creds-", "authz-list,", "authz-simple,"};
+	static const char *const types[] = {"tls-creds-", "authz-list,", "authz-simple,",
+					    "{\"qom-type\":\"authz-list\","};
 
 	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
 		if (!strncmp(text, types[i], strlen(types[i])))

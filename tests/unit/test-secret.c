@@ -173,7 +173,7 @@ static const struct {
 	{NULL, "secret,id=s,data=a,file=b", "'file' and 'data' are mutually exclusive"},
 	{NULL, "secret,id=s,file=/nowhere/x", "Unable to read /nowhere/x: No such file"},
 	{NULL, "secret,id=s,file=/", "Unable to read /: Is a directory"},
-	{NULL, "secret,id=s,data=a,format=hex", "'format' does not accept value 'hex'"},
+	{NULL, "secret,id=s,data=a,format=hex", "'format' does not accept this value; it is raw"},
 	{NULL, "secret,id=s,data=a,keyid=x", "No secret with id 'x'"},
 	{NULL, "secret,id=s,data=a,keyid=s", "Secret with id 's' has no data"},
 	{"iothread,id=i", "secret,id=s,data=a,keyid=i", "Object with id 'i' is not a secret"},
@@ -188,7 +188,8 @@ static const struct {
 	{NULL, "secret_keyring,id=s,serial=1x", "Parameter 'serial' expects integer"},
 	{NULL, "secret_keyring,id=s,serial=4294967296", "Parameter 'serial' expects integer"},
 	{NULL, "secret_keyring,id=s,serial=2147483647", "Unable to read serial key 7fffffff"},
-	{NULL, "secret,id=s,data=a,loaded=on", "loaded"},
+	{NULL, "secret,id=s,data=a,b",
+	 "there are data, file, format, keyid, iv, and a comma in a value is doubled"},
 };
 
 START_TEST(test_refused)
@@ -215,6 +216,46 @@ START_TEST(test_keyring)
 	snprintf(text, sizeof(text), "secret_keyring,id=s,serial=%ld", serial);
 	ck_assert_msg(make(text) == 0, "%s", err.text);
 	is_secret("from the ring", 13);
+}
+END_TEST
+
+/* All that is typed for --object, as JSON. */
+START_TEST(test_as_json)
+{
+	ck_assert_int_eq(
+		make("{\"qom-type\": \"secret\", \"id\": \"s\", \"data\": \"a,b\\u00e9\"}"), 0);
+	is_secret("a,b\xc3\xa9", 5);
+}
+END_TEST
+
+/* Whatever is wrong with it, the passphrase is in no message. */
+static const char *const not_told[] = {
+	"{\"qom-type\":\"secret\",\"id\":\"s\",\"data\":\"sesame\"",
+	"{\"qom-type\":\"secret\",\"id\":\"s\",\"data\":\"sesame\",\"data\":\"sesame\"}",
+	"{\"qom-type\":\"secret\",\"id\":\"s\",\"daat\":\"sesame\"}",
+	"{\"id\":\"s\",\"data\":\"sesame\"}",
+	"{\"qom-type\":\"secret\",\"data\":\"sesame\"}",
+	"{\"qom-type\":\"secret\",\"id\":\"s\",\"data\":-1}",
+	" {\"data\":\"sesame\",\"qom-type\":\"secret\",\"id\":\"s\"}",
+	"{'data':'sesame','qom-type':'secret','id':'s'}",
+	"secret,id=s,data=open,sesame",
+	"secret,id=s,data=open,sesame=1",
+	"secret,id=s,sesame",
+	"secret,id=s,format=sesame,data=x",
+	"secret,id=s,data=sesame,format=base64",
+	"secret,id=s,data=sesame,file=x",
+	"secret,id=s,data=sesame,keyid=k",
+	"secret_keyring,id=s,serial=sesame",
+};
+
+enum { NOT_TOLD = sizeof(not_told) / sizeof(not_told[0]) };
+
+START_TEST(test_is_not_told)
+{
+	err = (struct error)ERROR_INIT;
+	if (!object_set_add(&set, not_told[_i], &err))
+		ck_assert_int_ne(object_set_create(&set, &err), 0);
+	ck_assert_msg(*err.text && !strstr(err.text, "sesame"), "%s: %s", not_told[_i], err.text);
 }
 END_TEST
 
@@ -246,6 +287,8 @@ int main(void)
 	tcase_add_test(tests, test_encrypted);
 	tcase_add_loop_test(tests, test_refused, 0, sizeof(refused) / sizeof(refused[0]));
 	tcase_add_test(tests, test_keyring);
+	tcase_add_test(tests, test_as_json);
+	tcase_add_loop_test(tests, test_is_not_told, 0, NOT_TOLD);
 	tcase_add_test(tests, test_find);
 	suite_add_tcase(suite, tests);
 	runner = srunner_create(suite);
