@@ -159,8 +159,8 @@ static const struct key_row keys[] = {
 	{"throttle-group", THROTTLE, KEY_TEXT, AT(throttle_group), NULL, NULL},
 	{"key-secret", LUKS | GUESSED, KEY_TEXT, AT(key_secret), NULL, NULL},
 
-	{"encrypt.format", FORMATS, KEY_WORD, NOWHERE, words_encryption, WRONG_WORD},
-	{"encrypt.key-secret", FORMATS, KEY_TEXT, AT(key_secret), NULL, NULL},
+	{"encrypt.format", FORMATS, KEY_WORD, AT(encryption), words_encryption, WRONG_WORD},
+	{"encrypt.key-secret", FORMATS, KEY_TEXT, AT(encrypt_key_secret), NULL, NULL},
 	{"pass-discard-request", FORMATS, KEY_SWITCH, AT(pass_discard), NULL, NULL},
 	/* Snapshots are not deleted here, and tables give little back. */
 	{"pass-discard-snapshot", FORMATS, KEY_SWITCH, NOWHERE, NULL, NULL},

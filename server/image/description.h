@@ -26,6 +26,7 @@ enum node_discard { NODE_DISCARD_UNSET, NODE_DISCARD_IGNORE, NODE_DISCARD_UNMAP 
 enum node_zeroes { NODE_ZEROES_UNSET, NODE_ZEROES_OFF, NODE_ZEROES_ON, NODE_ZEROES_UNMAP };
 enum node_locking { NODE_LOCKING_UNSET, NODE_LOCKING_AUTO, NODE_LOCKING_ON, NODE_LOCKING_OFF };
 enum node_aio { NODE_AIO_UNSET, NODE_AIO_THREADS, NODE_AIO_NATIVE, NODE_AIO_IO_URING };
+enum node_encryption { NODE_ENCRYPTION_UNSET, NODE_ENCRYPTION_LUKS, NODE_ENCRYPTION_AES };
 
 #define NODE_TO_THE_END UINT64_MAX
 
@@ -37,8 +38,8 @@ struct image_node {
 	uint64_t offset;      /* these two of raw: its part of the file */
 	uint64_t size;        /* or NODE_TO_THE_END */
 	const char *throttle_group;
-	const char *key_secret; /* of luks, and encrypt.key-secret of qcow2 */
-	const char *encryption; /* encrypt.format */
+	const char *key_secret;         /* of luks */
+	const char *encrypt_key_secret; /* encrypt.key-secret of qcow2 */
 	/* direct, no_flush and force_share come down from the node above when they are not said. */
 	enum node_switch read_only, auto_read_only, direct, no_flush, force_share;
 	enum node_switch pass_discard;
@@ -46,7 +47,8 @@ struct image_node {
 	enum node_zeroes detect_zeroes;
 	enum node_locking locking;
 	enum node_aio aio;
-	bool no_backing; /* although the image may name one */
+	enum node_encryption encryption; /* encrypt.format of qcow2 */
+	bool no_backing;                 /* although the image may name one */
 	/* Each may be NULL. A backing node without a file says something of the backing file that
 	 * the image names; all other formats and filters have a file. */
 	struct image_node *file, *backing, *data_file;

@@ -81,6 +81,24 @@ static const char *format_probe(struct hostfile *file)
 	return rc && rc != -ENODATA ? "raw" : image_probe_format(head);
 }
 
+/* A format that was not said has been found, and what was said of encryption must be meant for it:
+ * who gives a key does not want to write in the clear. */
+static int check_encryption(const struct image *image, const struct image_node *node,
+			    struct error *err)
+{
+	const char *wrong = NULL;
+
+	if (image->driver != &image_driver_luks && node->key_secret)
+		wrong = "key-secret";
+	else if (image->driver != &image_driver_qcow2 && node->encrypt_key_secret)
+		wrong = "encrypt.key-secret";
+	else if (image->driver != &image_driver_qcow2 && node->encryption)
+		wrong = "encrypt.format";
+	return wrong ? error_set(err, EINVAL, "Block format '%s' does not support the option '%s'",
+				 image->driver->name, wrong)
+		     : 0;
+}
+
 static int choose_driver(struct image *image, struct error *err)
 {
 	const struct image_node *node = image->options.node;
@@ -102,7 +120,7 @@ static int choose_driver(struct image *image, struct error *err)
 				 "does not support temporarily loading internal snapshots",
 				 format);
 	if (image->driver)
-		return 0;
+		return node ? check_encryption(image, node, err) : 0;
 	if (format_known(format))
 		return error_set(err, ENOTSUP,
 				 "the image format '%s' is not available in this version%s", format,
@@ -471,12 +489,32 @@ void image_close(struct image *image)
 int image_key(const struct image *image, const struct secret **key, struct error *err)
 {
 	const struct image_node *node = image->options.node;
+	bool luks = image->driver == &image_driver_luks;
+	const char *id = NULL;
 
+	if (node)
+		id = luks ? node->key_secret : node->encrypt_key_secret;
 	*key = image->options.key_secret;
-	if (!node || !node->key_secret)
+	if (!id)
 		return 0;
-	*key = object_secret_find(image->options.objects, node->key_secret, err);
+	*key = object_secret_find(image->options.objects, id, err);
 	return *key ? 0 : -EINVAL;
+}
+
+int image_key_missing(const struct image *image, struct error *err)
+{
+	const char *name =
+		image->driver == &image_driver_luks ? "key-secret" : "encrypt.key-secret";
+
+	if (image->options.node)
+		return error_set(err, ENOKEY,
+				 "Parameter '%s' is required for cipher: give the passphrase by "
+				 "--object secret,id=ID,file=PATH and say %s=ID of this image",
+				 name, name);
+	return error_set(err, ENOKEY,
+			 "Parameter '%s' is required for cipher: give the passphrase by --object "
+			 "secret,id=ID,file=PATH --key-secret=ID",
+			 name);
 }
 
 /* ---- Chains ---- */

@@ -215,6 +215,8 @@ int image_choose_cache(const struct image *image, struct hostfile *file,
 /* The key that the description of the image names, else the one for all; *key is NULL when there is
  * none. 0 or -errno with err set. */
 int image_key(const struct image *image, const struct secret **key, struct error *err);
+/* -ENOKEY with err set: the image is encrypted, and image_key() has found none. */
+int image_key_missing(const struct image *image, struct error *err);
 
 /* The format that the first 512 bytes look like, "raw" for none. */
 const char *image_probe_format(const uint8_t head[512]);

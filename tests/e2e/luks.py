@@ -186,11 +186,12 @@ def start(*options, status=1):
 
 
 def qemu_refuses(*options):
-    """The sentence of qemu-nbd, behind what it puts before it."""
+    """The sentence of qemu-nbd, behind what it and its warnings put before it."""
     done = subprocess.run(["qemu-nbd", *options], capture_output=True, text=True, timeout=60,
                           check=False)
     check(done.returncode == 1, f"qemu-nbd {options}: {done.returncode}")
-    return done.stderr.strip().split("': ", 1)[-1].removeprefix("qemu-nbd: ")
+    said = done.stderr.strip().splitlines()[-1]
+    return said.split("': ", 1)[-1].removeprefix("qemu-nbd: ")
 
 
 def seal(key, vector):
@@ -680,6 +681,41 @@ def test_qcow2_refused():
                                    (32, b"\0\0\0\1", "encrypted (AES)")):
             said = start(*SECRET, "--key-secret=s", edited(path, offset, data))
             check(text in said, f"{data!r} at {offset}: {said}")
+
+
+def test_qcow2_without_encryption():
+    """A description that speaks of an encryption that the image does not have, or of another one,
+    in the image or its backing file: the sentences of qemu-nbd. A key alone is no claim."""
+    with Folder() as folder:
+        plain, top, blank = (f"{folder}/{name}" for name in ("plain", "top", "blank"))
+        tool("qemu-img", "create", "-q", "-f", "qcow2", plain, "4M")
+        tool("qemu-img", "create", "-q", "-f", "qcow2", "-b", plain, "-F", "qcow2", top)
+        tool("qemu-img", "create", "-q", "-f", "raw", blank, "4M")
+        locked, luks = create_qcow2(folder + "/locked"), create(folder + "/luks")
+        aes = folder + "/aes"
+        qemu_creates("-f", "qcow2", *SECRET, "-o", "encrypt.format=aes,encrypt.key-secret=s", aes,
+                     "4M")
+        for said in (node_qcow2(plain, ",encrypt.format=luks"),
+                     f"driver=qcow2,encrypt.format=aes,file.filename={plain}",
+                     node_qcow2(locked, ",encrypt.format=aes"),
+                     node_qcow2(aes, ",encrypt.format=luks"),
+                     f"driver=qcow2,file.filename={locked}",
+                     f"driver=qcow2,encrypt.format=luks,file.filename={locked}",
+                     f"driver=luks,file.filename={luks}", f"file.filename={luks}",
+                     f"key-secret=s,file.filename={blank}", f"key-secret=s,file.filename={plain}",
+                     f"encrypt.format=luks,file.filename={blank}"):
+            ours = start(*SECRET, "--image-opts", said)
+            known = qemu_refuses(*SECRET, "--image-opts", said)
+            check(known in ours, f"{said}: {known!r} is not in {ours!r}")
+        for more, known in (("encrypt.format=luks", "No encryption in image header"),
+                            ("key-secret=s", "'qcow2' does not support the option 'key-secret'")):
+            said = start(*SECRET, "--image-opts", f"driver=qcow2,file.filename={top},backing.{more}")
+            check(known in said, said)
+        said = start("--image-opts", f"driver=qcow2,file.filename={locked}")
+        check("say encrypt.key-secret=ID" in said and "--key-secret" not in said, said)
+        for said in (node_qcow2(plain), node_qcow2(top, ",backing.encrypt.key-secret=s"),
+                     node_qcow2(locked, ",encrypt.format=luks")):
+            start(*SECRET, "--image-opts", said, status=0)
 
 
 main(globals())

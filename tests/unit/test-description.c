@@ -83,7 +83,8 @@ START_TEST(test_forms)
 	root = parse("driver=throttle,throttle-group=t,file.driver=raw,file.file=x");
 	ck_assert_int_eq(root->kind, NODE_FILTER);
 	ck_assert_ptr_eq(place_skip_filters(root), root->file);
-	ck_assert_str_eq(parse("driver=qcow2,file=x,encrypt.key-secret=s")->key_secret, "s");
+	ck_assert_str_eq(parse("driver=qcow2,file=x,encrypt.key-secret=s")->encrypt_key_secret,
+			 "s");
 	/* A format from elsewhere stands for the driver. */
 	description_clear(&description);
 	ck_assert_int_eq(description_parse(&description, "json:{\"driver\":\"raw\",\"file\":\"x\"}",

@@ -55,6 +55,8 @@ static int luks_open(struct image *image, struct error *err)
 	rc = image_key(image, &key, err);
 	if (rc == 0)
 		rc = luks_unlock(image->file, 0, size, key, &header, &cipher, err);
+	if (rc == -ENOKEY)
+		return image_key_missing(image, err);
 	if (rc)
 		return rc;
 	rc = check_payload(&header, size, err);

@@ -15,7 +15,8 @@ struct secret;
 /*
  * Reads the header at base of the file, which with its key slots ends at limit, and tries key
  * (NULL: nobody gave one) on each slot. 0, with *cipher for cipher_free(); else -errno with err
- * set: -ENOKEY without a key, -EKEYREJECTED where it fits no slot.
+ * set: -EKEYREJECTED where it fits no slot. -ENOKEY, without a
+ * message, where there is no key.
  */
 int luks_unlock(struct hostfile *file, uint64_t base, uint64_t limit, const struct secret *key,
 		struct luks_header *header, struct cipher **cipher, struct error *err);

@@ -228,8 +228,6 @@ int luks_unlock(struct hostfile *file, uint64_t base, uint64_t limit, const stru
 	if (rc)
 		return rc;
 	if (!key)
-		return error_set(err, ENOKEY,
-				 "Parameter 'key-secret' is required for cipher: give the "
-				 "passphrase by --object secret,id=ID,file=PATH --key-secret=ID");
+		return -ENOKEY;
 	return unlock(&unlocking, cipher, err);
 }

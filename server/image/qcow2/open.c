@@ -59,6 +59,28 @@ static int read_header(struct qcow2 *q, struct error *err)
 	return 0;
 }
 
+/* Who says that an image is encrypted must not get one that is not. */
+static int check_encryption(const struct qcow2 *q, struct error *err)
+{
+	static const char *const names[] = {
+		[NODE_ENCRYPTION_LUKS] = "luks", [NODE_ENCRYPTION_AES] = "aes"};
+	const struct image_node *node = q->image->options.node;
+	enum node_encryption said = node ? node->encryption : NODE_ENCRYPTION_UNSET, found;
+
+	if (!said)
+		return 0;
+	if (q->header.crypt == QCOW2_CRYPT_NONE)
+		return error_set(err, EINVAL,
+				 "No encryption in image header, but options specified format '%s'",
+				 names[said]);
+	found = q->header.crypt == QCOW2_CRYPT_AES ? NODE_ENCRYPTION_AES : NODE_ENCRYPTION_LUKS;
+	if (found == said)
+		return 0;
+	return error_set(err, EINVAL,
+			 "Header reported '%s' encryption format but options specify '%s'",
+			 names[found], names[said]);
+}
+
 /* What this version knows by name and does not serve. */
 static int check_supported(const struct qcow2 *q, struct error *err)
 {
@@ -157,6 +179,8 @@ static int open_crypt(struct qcow2 *q, struct error *err)
 	if (rc == 0)
 		rc = luks_unlock(q->file, base, base + q->extensions.crypt_length, key, &header,
 				 &cipher, err);
+	if (rc == -ENOKEY)
+		return image_key_missing(q->image, err);
 	if (rc)
 		return rc;
 	q->crypt = crypt_new(cipher, 0);
@@ -298,6 +322,8 @@ static int qcow2_open(struct image *image, struct error *err)
 	q->file = image->file;
 	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]) && !rc; i++) {
 		rc = steps[i](q, err);
+		if (i == 0 && rc == 0)
+			rc = check_encryption(q, err);
 		if (i == 0 && rc == 0)
 			rc = check_supported(q, err);
 		if (i == 0 && rc == 0)
