@@ -245,6 +245,28 @@ static int check_guess(const struct image *image, struct error *err);
 static int open_child(const char *path, const struct image_place *place,
 		      const struct image_node *below, struct image *image, struct error *err);
 
+static void restore_locks(struct hostfile *file, void *context)
+{
+	(void)context;
+	lock_restore(file);
+}
+
+/* A damaged header makes an encrypted disk look like a raw one. Whoever gives the key for all must
+ * not write in the clear. */
+static int check_key_used(struct image *image, struct error *err)
+{
+	if (image->parent || !image->options.key_secret || image->encrypted)
+		return 0;
+	if (image->replaces)
+		image_visit_files((struct image *)image->replaces, restore_locks, NULL);
+	if (image->driver->close)
+		image->driver->close(image);
+	return error_set(err, EINVAL,
+			 "there is a passphrase, by --key-secret, but the image is not encrypted: "
+			 "it %s '%s'; serve it without --key-secret if that is right",
+			 image->probed ? "looks like" : "is", image->driver->name);
+}
+
 static int open_driver(struct image *image, struct error *err)
 {
 	int rc;
@@ -255,7 +277,7 @@ static int open_driver(struct image *image, struct error *err)
 	rc = image->driver->open(image, err);
 	if (rc == -EPERM && image->parent && check_guess(image, NULL))
 		check_guess(image, err);
-	return rc;
+	return rc ? rc : check_key_used(image, err);
 }
 
 static int open_once(const char *path, struct image *image, struct error *err)
@@ -410,12 +432,6 @@ int image_reopen(struct image *old, bool writable, struct image **image, struct 
 	if (rc == 0)
 		abandon(old);
 	return rc;
-}
-
-static void restore_locks(struct hostfile *file, void *context)
-{
-	(void)context;
-	lock_restore(file);
 }
 
 void image_reopen_undo(struct image *old, struct image *image)

@@ -718,4 +718,28 @@ def test_qcow2_without_encryption():
             start(*SECRET, "--image-opts", said, status=0)
 
 
+def test_unused_key():
+    """--key-secret for an image that is not encrypted: no start, whether it never was or its header
+    is damaged, and the file stays as it is. One encrypted image of a chain is enough."""
+    with Folder() as folder:
+        plain, blank, top = (f"{folder}/{name}" for name in ("plain", "blank", "top"))
+        tool("qemu-img", "create", "-q", "-f", "qcow2", plain, "4M")
+        tool("qemu-img", "create", "-q", "-f", "raw", blank, "4M")
+        damaged = edited(create(folder + "/luks"), 0, b"\0")
+        for path in (blank, plain, damaged):
+            with open(path, "rb") as image:
+                before = image.read()
+            for options in ((), ("-r",), ("-s",), ("--auto-read-only",)):
+                said = start(*SECRET, "--key-secret=s", *options, path)
+                check(path in said and "the image is not encrypted" in said, f"{options}: {said}")
+            with open(path, "rb") as image:
+                check(image.read() == before, f"{path} was changed")
+        said = start(*SECRET, "--key-secret=s", "--image-opts", f"driver=raw,offset=512,file.driver="
+                     f"qcow2,file.file.filename={plain}")
+        check("the image is not encrypted" in said, said)
+        tool("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", create(folder + "/base"), "-F",
+             "luks", top, "4M")
+        start(*SECRET, "--key-secret=s", top, status=0)
+
+
 main(globals())
