@@ -338,13 +338,64 @@ def test_broken_headers():
                 (164, largest, "rounds of PBKDF2"), (AT_SLOTS, largest, "neither in use nor free"),
                 (AT_SLOTS + 4, largest, "rounds of PBKDF2"), (AT_SLOTS + 4, bytes(4), "no rounds"),
                 (AT_SLOTS + 40, bytes(4), "lies in the header"),
-                (AT_SLOTS + 40, largest, "behind the end of its file"),
+                (AT_SLOTS + 40, largest, "Keyslot 0 is overlapping with the encrypted payload"),
                 (AT_SLOTS + 44, largest, "stripes"), (AT_SLOTS + 44, bytes(4), "stripes"),
                 (AT_PAYLOAD, largest, "truncated"), (AT_PAYLOAD, bytes(4), "detached headers"),
                 (112, bytes(20), "Invalid password"), (AT_SLOTS + 8, bytes(32), "Invalid password"),
                 (4096, bytes(512), "Invalid password")):
             said = start(*SECRET, "--key-secret=s", edited(path, offset, data))
             check(text in said, f"{data!r} at {offset}: {said}")
+
+
+def test_overlaps():
+    """Data that lie on the header or on key slots, in use or free, and key slots that lie on each
+    other, whose first writer would destroy the keys: refused in the words of qemu-nbd."""
+    sector = lambda number: number.to_bytes(4, "big")  # noqa: E731
+    with Folder() as folder:
+        path = create(folder + "/image")
+        with open(path, "rb") as image:
+            head = image.read(592)
+        slots = [int.from_bytes(head[AT_SLOTS + n * SLOT + 40:][:4], "big") for n in range(8)]
+        for offset, data, text in (
+                (AT_PAYLOAD, sector(1), "LUKS payload is overlapping with the header"),
+                (AT_PAYLOAD, sector(slots[0] + 8), "Keyslot 0 is overlapping"),
+                (AT_PAYLOAD, sector(slots[7] + 8), "Keyslot 7 is overlapping"),
+                (AT_SLOTS + 40, sector(slots[1] + 8), "Keyslots 0 and 1 are overlapping"),
+                (AT_SLOTS + 7 * SLOT + 40, sector(slots[3]), "Keyslots 3 and 7 are overlapping")):
+            copy = edited(path, offset, data)
+            said, known = start(*SECRET, "--key-secret=s", copy), qemu_refuses(
+                *SECRET, "--image-opts", node(copy))
+            check(known in said and text in said, f"{known!r} is not in {said!r}")
+        for offset, data in ((AT_SLOTS + 5 * SLOT + 40, sector(1)),
+                             (AT_SLOTS + 5 * SLOT + 44, bytes(4))):
+            check("key slot 5" in start(*SECRET, "--key-secret=s", edited(path, offset, data)),
+                  "a free slot")
+        path = create_qcow2(folder + "/qcow2")
+        with open(path, "rb") as image:
+            at = image.read(MIB).index(b"LUKS\xba\xbe")
+        start(*SECRET, "--key-secret=s", edited(path, at + AT_PAYLOAD, sector(9)), status=0)
+        said = start(*SECRET, "--key-secret=s", edited(path, at + AT_SLOTS + 40, sector(slots[1])))
+        check("Keyslots 0 and 1 are overlapping" in said, said)
+
+
+def test_honest_layouts():
+    """Data that begin at once behind the key slots, or far from them; keys of all lengths; slots
+    that were filled and emptied."""
+    with Folder() as folder:
+        for bits in ("128", "192", "256"):
+            for align in ("1", "8", "63", "2048", "8192"):
+                path = cryptsetup(folder + "/image", "--type", "luks1", "-c", "aes-cbc-plain64",
+                                  "-s", bits, "--align-payload", align, size=12 * MIB)
+                start(*SECRET, "--key-secret=s", path, status=0)
+        with open(folder + "/other", "w", encoding="utf-8") as other:
+            other.write("other")
+        for words in (("luksAddKey", "--pbkdf-force-iterations", "1000", path, folder + "/other"),
+                      ("luksRemoveKey", path, folder + "/other")):
+            subprocess.run(["cryptsetup", *words[:1], "--batch-mode", "--key-file", "-",
+                            *words[1:]] if words[0] == "luksAddKey" else
+                           ["cryptsetup", "--batch-mode", *words], input=PASSPHRASE, text=True,
+                           check=True, stdout=subprocess.DEVNULL)
+            start(*SECRET, "--key-secret=s", path, status=0)
 
 
 def test_truncated():

@@ -84,16 +84,17 @@ def image(mode, key_length, digest, slot=0):
     salt = hashlib.shake_128(b"salt").digest(32)
     material = split(digest, key)
     material += bytes(-len(material) % SECTOR)
-    payload = 2 + len(material) // SECTOR
+    room = len(material) // SECTOR
+    payload = 2 + 8 * room
     header = b"LUKS\xba\xbe" + struct.pack(
         ">H32s32s32sII20s32sI40s", 1, b"aes", mode.encode(), digest.encode(), payload, key_length,
         hashlib.pbkdf2_hmac(digest, key, salt, ROUNDS, 20), salt, ROUNDS, b"")
-    slots = [struct.pack(">II32sII", 0x00ac71f3 if n == slot else 0xdead, ROUNDS, salt, 2, STRIPES)
-             for n in range(8)]
+    slots = [struct.pack(">II32sII", 0x00ac71f3 if n == slot else 0xdead, ROUNDS, salt, 2 + n * room,
+                         STRIPES) for n in range(8)]
     header += b"".join(slots)
     opening = hashlib.pbkdf2_hmac(digest, PASSPHRASE, salt, ROUNDS, key_length)
-    return header.ljust(2 * SECTOR, b"\0") + encrypt(mode, opening, material) + \
-        encrypt(mode, key, b"some data of a guest".ljust(4 * SECTOR, b"."))
+    return header.ljust((2 + slot * room) * SECTOR, b"\0") + encrypt(mode, opening, material) + \
+        bytes((7 - slot) * len(material)) + encrypt(mode, key, b"some data of a guest".ljust(4 * SECTOR, b"."))
 
 
 def seeds():
@@ -111,4 +112,6 @@ def seeds():
     yield "header", whole[:HEADER]
     yield "detached", whole[:104] + bytes(4) + whole[108:]
     yield "version-2", whole[:7] + b"\2" + whole[8:]
+    yield "payload-on-a-slot", whole[:104] + struct.pack(">I", 4) + whole[108:]
+    yield "slot-on-a-slot", whole[:208 + 48 + 40] + struct.pack(">I", 2) + whole[208 + 48 + 44:]
     yield "serpent", whole[:8] + b"serpent\0" + whole[16:]

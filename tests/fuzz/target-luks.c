@@ -29,6 +29,13 @@ static uint64_t rounds_of(const struct luks_header *header)
 	return sum;
 }
 
+static bool apart(const struct luks_header *header, const struct luks_slot *one,
+		  const struct luks_slot *other)
+{
+	return one->offset + (uint64_t)one->stripes * header->key_length <= other->offset ||
+	       other->offset + (uint64_t)other->stripes * header->key_length <= one->offset;
+}
+
 static void check_header(const struct luks_header *header)
 {
 	FUZZ_CHECK(header->cipher[LUKS_NAME] == '\0' && header->mode[LUKS_NAME] == '\0');
@@ -37,8 +44,11 @@ static void check_header(const struct luks_header *header)
 	for (int i = 0; i < LUKS_SLOTS; i++) {
 		const struct luks_slot *slot = &header->slots[i];
 
-		FUZZ_CHECK(!slot->active || (slot->rounds && slot->offset >= LUKS_HEADER &&
-					     slot->stripes && slot->stripes <= LUKS_STRIPES_MAX));
+		FUZZ_CHECK(slot->rounds || !slot->active);
+		FUZZ_CHECK(slot->offset >= LUKS_HEADER && slot->stripes &&
+			   slot->stripes <= LUKS_STRIPES_MAX);
+		for (int j = 0; j < LUKS_SLOTS; j++)
+			FUZZ_CHECK(j == i || apart(header, slot, &header->slots[j]));
 	}
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/bytes.h"
+#include "common/size.h"
 #include "server/image/cipher.h"
 
 enum {
@@ -87,8 +88,7 @@ static int take_slot(const uint8_t *bytes, int number, struct luks_slot *slot, s
 			err, EINVAL,
 			"the LUKS header is broken: key slot %d is neither in use nor free",
 			number);
-	if (!slot->active)
-		return 0;
+	/* A free one gets a key some day, and what lies in its place is gone. */
 	if (!slot->stripes || slot->stripes > LUKS_STRIPES_MAX)
 		return error_set(err, EINVAL,
 				 "the LUKS header is broken: key slot %d has %u stripes, not %d",
@@ -97,9 +97,45 @@ static int take_slot(const uint8_t *bytes, int number, struct luks_slot *slot, s
 		return error_set(err, EINVAL,
 				 "the LUKS header is broken: key slot %d lies in the header",
 				 number);
-	if (!slot->rounds)
+	if (slot->active && !slot->rounds)
 		return error_set(err, EINVAL,
 				 "the LUKS header is broken: key slot %d has no rounds", number);
+	return 0;
+}
+
+uint64_t luks_slot_length(const struct luks_header *header, const struct luks_slot *slot)
+{
+	return round_up((uint64_t)slot->stripes * header->key_length, CIPHER_SECTOR);
+}
+
+static int check_slots_apart(const struct luks_header *header, struct error *err)
+{
+	for (int i = 0; i < LUKS_SLOTS; i++)
+		for (int j = i + 1; j < LUKS_SLOTS; j++) {
+			const struct luks_slot *one = &header->slots[i], *other = &header->slots[j];
+
+			if (one->offset < other->offset + luks_slot_length(header, other) &&
+			    other->offset < one->offset + luks_slot_length(header, one))
+				return error_set(err, EINVAL,
+						 "Keyslots %d and %d are overlapping in the header",
+						 i, j);
+		}
+	return 0;
+}
+
+int luks_check_payload(const struct luks_header *header, struct error *err)
+{
+	if (!header->payload)
+		return error_set(err, ENOTSUP,
+				 "this is a LUKS header without data, which must be in another "
+				 "file; such detached headers are not supported");
+	if (header->payload < LUKS_HEADER)
+		return error_set(err, EINVAL, "LUKS payload is overlapping with the header");
+	for (int i = 0; i < LUKS_SLOTS; i++)
+		if (header->slots[i].offset + luks_slot_length(header, &header->slots[i]) >
+		    header->payload)
+			return error_set(err, EINVAL,
+					 "Keyslot %d is overlapping with the encrypted payload", i);
 	return 0;
 }
 
@@ -143,5 +179,5 @@ int luks_parse_header(const uint8_t *bytes, size_t length, struct luks_header *h
 	rc = cipher_check(header->cipher, header->mode, header->key_length, err);
 	for (int i = 0; i < LUKS_SLOTS && rc == 0; i++)
 		rc = take_slot(bytes + AT_SLOTS + i * SLOT, i, &header->slots[i], err);
-	return rc;
+	return rc ? rc : check_slots_apart(header, err);
 }

@@ -46,6 +46,14 @@ struct luks_header {
 int luks_parse_header(const uint8_t *bytes, size_t length, struct luks_header *header,
 		      struct error *err);
 
+/* Do the data lie behind all that the header needs for itself, so that writing them leaves the keys
+ * alone? 0, or -EINVAL, -ENOTSUP with err set. Not for headers inside other images: there the
+ * payload means nothing. */
+int luks_check_payload(const struct luks_header *header, struct error *err);
+
+/* Bytes of key material, in whole sectors, of a slot in use or free. */
+uint64_t luks_slot_length(const struct luks_header *header, const struct luks_slot *slot);
+
 /* OpenSSL's name for a hash of LUKS; NULL: there is none. */
 const char *luks_hash(const char *name);
 

@@ -30,10 +30,6 @@ static uint64_t guest_size(uint64_t file_size, uint64_t payload)
 
 static int check_payload(const struct luks_header *header, uint64_t file_size, struct error *err)
 {
-	if (!header->payload)
-		return error_set(err, ENOTSUP,
-				 "this is a LUKS header without data, which must be in another "
-				 "file; such detached headers are not supported");
 	if (header->payload > file_size)
 		return error_set(err, EINVAL,
 				 "the file ends before the data of the LUKS image begins: it is "
@@ -45,16 +41,17 @@ static int luks_open(struct image *image, struct error *err)
 {
 	struct luks_header header;
 	struct cipher *cipher = NULL;
-	const struct secret *key;
+	struct luks_source source = {.file = image->file};
 	struct luks *luks;
 	uint64_t size;
 	int rc = hostfile_size(image->file, &size);
 
 	if (rc)
 		return error_set_errno(err, -rc, "cannot tell the size");
-	rc = image_key(image, &key, err);
+	source.limit = size;
+	rc = image_key(image, &source.key, err);
 	if (rc == 0)
-		rc = luks_unlock(image->file, 0, size, key, &header, &cipher, err);
+		rc = luks_unlock(&source, &header, &cipher, err);
 	if (rc == -ENOKEY)
 		return image_key_missing(image, err);
 	if (rc)

@@ -12,13 +12,20 @@ struct cipher;
 struct hostfile;
 struct secret;
 
+/* A header and what is to open it. */
+struct luks_source {
+	struct hostfile *file;
+	uint64_t base, limit;     /* the header is there, and ends with its key slots at limit */
+	bool inside;              /* another image: it says where the data are, not the header */
+	const struct secret *key; /* NULL: nobody gave one */
+};
+
 /*
- * Reads the header at base of the file, which with its key slots ends at limit, and tries key
- * (NULL: nobody gave one) on each slot. 0, with *cipher for cipher_free(); else -errno with err
- * set: -EKEYREJECTED where it fits no slot. -ENOKEY, without a
- * message, where there is no key.
+ * Reads the header and tries the key on each slot. 0, with *cipher for cipher_free(); else -errno
+ * with err set: -EKEYREJECTED where it fits no slot. -ENOKEY, without a message, where there is no
+ * key.
  */
-int luks_unlock(struct hostfile *file, uint64_t base, uint64_t limit, const struct secret *key,
-		struct luks_header *header, struct cipher **cipher, struct error *err);
+int luks_unlock(const struct luks_source *source, struct luks_header *header,
+		struct cipher **cipher, struct error *err);
 
 #endif

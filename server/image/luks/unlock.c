@@ -16,10 +16,8 @@
 #include "server/secret.h"
 
 struct unlocking {
-	struct hostfile *file;
-	uint64_t base, limit;
+	const struct luks_source *source;
 	const struct luks_header *header;
-	const struct secret *passphrase;
 	EVP_MD *hash;
 	uint64_t rounds; /* spent so far */
 	uint8_t master[CIPHER_KEY_MAX];
@@ -98,12 +96,12 @@ static struct secret *read_material(const struct unlocking *unlocking, int numbe
 				    struct error *err)
 {
 	const struct luks_slot *slot = &unlocking->header->slots[number];
-	uint64_t length =
-		round_up((uint64_t)slot->stripes * unlocking->header->key_length, CIPHER_SECTOR);
+	const struct luks_source *source = unlocking->source;
+	uint64_t length = luks_slot_length(unlocking->header, slot);
 	struct secret *material;
 	int rc;
 
-	if (!range_inside(slot->offset, length, unlocking->limit - unlocking->base)) {
+	if (!range_inside(slot->offset, length, source->limit - source->base)) {
 		error_set(err, EINVAL,
 			  "key slot %d of the LUKS header lies behind the end of its file, which "
 			  "seems to be truncated",
@@ -113,8 +111,7 @@ static struct secret *read_material(const struct unlocking *unlocking, int numbe
 	material = secret_create(NULL, length, err);
 	if (!material)
 		return NULL;
-	rc = hostfile_read(unlocking->file, material->bytes, length,
-			   unlocking->base + slot->offset);
+	rc = hostfile_read(source->file, material->bytes, length, source->base + slot->offset);
 	if (rc == 0)
 		return material;
 	secret_free(material);
@@ -156,6 +153,7 @@ static int check_digest(struct unlocking *unlocking, struct error *err)
 static int try_slot(struct unlocking *unlocking, int number, struct error *err)
 {
 	const struct luks_slot *slot = &unlocking->header->slots[number];
+	const struct secret *passphrase = unlocking->source->key;
 	AUTO_SECRET struct secret *material = NULL;
 	uint8_t key[CIPHER_KEY_MAX];
 	int rc;
@@ -165,8 +163,8 @@ static int try_slot(struct unlocking *unlocking, int number, struct error *err)
 	material = read_material(unlocking, number, err);
 	if (!material)
 		return err ? -err->code : -EIO;
-	rc = derive(unlocking, unlocking->passphrase->bytes, unlocking->passphrase->length,
-		    slot->salt, slot->rounds, key, unlocking->header->key_length, err);
+	rc = derive(unlocking, passphrase->bytes, passphrase->length, slot->salt, slot->rounds, key,
+		    unlocking->header->key_length, err);
 	if (rc == 0)
 		rc = open_material(unlocking, number, key, material, err);
 	OPENSSL_cleanse(key, sizeof(key));
@@ -186,17 +184,18 @@ static int try_slots(struct unlocking *unlocking, struct error *err)
 
 /* ---- All of it ---- */
 
-static int read_header(struct hostfile *file, uint64_t base, struct luks_header *header,
+static int read_header(const struct luks_source *source, struct luks_header *header,
 		       struct error *err)
 {
 	uint8_t bytes[LUKS_HEADER];
-	int rc = hostfile_read(file, bytes, sizeof(bytes), base);
+	int rc = hostfile_read(source->file, bytes, sizeof(bytes), source->base);
 
 	if (rc == -ENODATA)
 		return error_set(err, EINVAL, "the file ends inside the LUKS header");
 	if (rc)
 		return error_set_errno(err, -rc, "Could not read the LUKS header");
-	return luks_parse_header(bytes, sizeof(bytes), header, err);
+	rc = luks_parse_header(bytes, sizeof(bytes), header, err);
+	return rc || source->inside ? rc : luks_check_payload(header, err);
 }
 
 static int unlock(struct unlocking *unlocking, struct cipher **cipher, struct error *err)
@@ -217,17 +216,16 @@ static int unlock(struct unlocking *unlocking, struct cipher **cipher, struct er
 	return rc;
 }
 
-int luks_unlock(struct hostfile *file, uint64_t base, uint64_t limit, const struct secret *key,
-		struct luks_header *header, struct cipher **cipher, struct error *err)
+int luks_unlock(const struct luks_source *source, struct luks_header *header,
+		struct cipher **cipher, struct error *err)
 {
-	struct unlocking unlocking = {
-		.file = file, .base = base, .limit = limit, .header = header, .passphrase = key};
-	int rc = read_header(file, base, header, err);
+	struct unlocking unlocking = {.source = source, .header = header};
+	int rc = read_header(source, header, err);
 
 	*cipher = NULL;
 	if (rc)
 		return rc;
-	if (!key)
+	if (!source->key)
 		return -ENOKEY;
 	return unlock(&unlocking, cipher, err);
 }

@@ -168,17 +168,19 @@ static int choose_disk(struct qcow2 *q, struct error *err)
 static int open_crypt(struct qcow2 *q, struct error *err)
 {
 	uint64_t base = q->extensions.crypt_offset;
-	const struct secret *key;
+	struct luks_source source = {.file = q->file,
+				     .base = base,
+				     .limit = base + q->extensions.crypt_length,
+				     .inside = true};
 	struct luks_header header;
 	struct cipher *cipher;
 	int rc;
 
 	if (q->header.crypt != QCOW2_CRYPT_LUKS)
 		return 0;
-	rc = image_key(q->image, &key, err);
+	rc = image_key(q->image, &source.key, err);
 	if (rc == 0)
-		rc = luks_unlock(q->file, base, base + q->extensions.crypt_length, key, &header,
-				 &cipher, err);
+		rc = luks_unlock(&source, &header, &cipher, err);
 	if (rc == -ENOKEY)
 		return image_key_missing(q->image, err);
 	if (rc)
