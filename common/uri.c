@@ -206,11 +206,18 @@ static int parse_verify(struct span value, struct nbd_uri *uri, struct error *er
 {
 	static const char *const words[][2] = {
 		{"0", "1"}, {"false", "true"}, {"off", "on"}, {"no", "yes"}};
+	AUTO_FREE char *word = NULL;
+	int rc;
 
+	if (uri->tls_verify_peer != NBD_URI_VERIFY_DEFAULT)
+		return error_set(err, EINVAL, "tls-verify-peer= is in the URI twice");
+	rc = span_decode(value, &word, err);
+	if (rc)
+		return rc;
 	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
-		if (span_is(value, words[i][0]))
+		if (!strcasecmp(word, words[i][0]))
 			uri->tls_verify_peer = NBD_URI_VERIFY_OFF;
-		else if (span_is(value, words[i][1]))
+		else if (!strcasecmp(word, words[i][1]))
 			uri->tls_verify_peer = NBD_URI_VERIFY_ON;
 		else
 			continue;
@@ -219,45 +226,46 @@ static int parse_verify(struct span value, struct nbd_uri *uri, struct error *er
 	return error_set(err, EINVAL, "tls-verify-peer in the URI is 0 or 1");
 }
 
-static int note_unknown(struct span name, struct nbd_uri *uri, struct error *err)
+static int note_unknown(const char *name, struct nbd_uri *uri, struct error *err)
 {
-	AUTO_FREE char *decoded = NULL;
 	char *list = NULL;
-	int rc = span_decode(name, &decoded, err);
 
-	if (rc)
-		return rc;
 	if (asprintf(&list, "%s%s%s", uri->unknown ? uri->unknown : "", uri->unknown ? ", " : "",
-		     decoded) < 0)
+		     name) < 0)
 		return no_memory(err);
 	free(uri->unknown);
 	uri->unknown = list;
 	return 0;
 }
 
+/* x- parameters are everybody's to experiment with (C37); those that would be about TLS are ours,
+ * and a slip of the pen there is told. */
+static bool is_experiment(const char *name)
+{
+	return strncasecmp(name, "x-", 2) == 0 && strncasecmp(name, "x-tls", 5) != 0;
+}
+
 static int parse_parameter(struct span pair, struct nbd_uri *uri, struct error *err)
 {
+	AUTO_FREE char *name = NULL;
 	struct span value = pair;
-	struct span name = span_cut(&value, "=");
+	int rc = span_decode(span_cut(&value, "="), &name, err);
 
-	if (name.length == 0)
-		return 0;
-	if (span_is(name, "tls-verify-peer"))
+	if (rc || !*name)
+		return rc;
+	if (!strcasecmp(name, "tls-verify-peer"))
 		return parse_verify(value, uri, err);
 	for (size_t i = 0; i < sizeof(parameters) / sizeof(parameters[0]); i++) {
 		char **field = (char **)((char *)uri + parameters[i].offset);
 
-		if (!span_is(name, parameters[i].name))
+		if (strcasecmp(name, parameters[i].name) != 0)
 			continue;
 		if (*field)
 			return error_set(err, EINVAL, "%s= is in the URI twice",
 					 parameters[i].name);
 		return span_decode(value, field, err);
 	}
-	/* x- parameters are everybody's to experiment with (C37). */
-	if (name.length >= 2 && strncasecmp(name.text, "x-", 2) == 0)
-		return 0;
-	return note_unknown(name, uri, err);
+	return is_experiment(name) ? 0 : note_unknown(name, uri, err);
 }
 
 static int parse_query(struct span query, struct nbd_uri *uri, struct error *err)
@@ -353,7 +361,8 @@ static int check_clear(const struct nbd_uri *uri, struct error *err)
 {
 	if (uri->tls ||
 	    !(uri->tls_type || uri->tls_hostname || uri->tls_certificates || uri->tls_psk_file ||
-	      uri->tls_ca_file || uri->tls_certificate_file || uri->tls_key_file || uri->user))
+	      uri->tls_ca_file || uri->tls_certificate_file || uri->tls_key_file ||
+	      uri->tls_priority || uri->tls_verify_peer != NBD_URI_VERIFY_DEFAULT || uri->user))
 		return 0;
 	return error_set(err, EINVAL,
 			 "the URI has tls parameters, but nbd%s:// is not encrypted; write "

@@ -86,6 +86,14 @@ static const struct {
 	{"nbd://host/disk#1", "%23"},
 	{"nbd://me:secret@host/", "password"},
 	{"nbd://host/?tls-verify-peer=maybe", "0 or 1"},
+	{"nbds://host/?tls-verify-peer=1&tls-verify-peer=0", "twice"},
+	{"nbds://host/?tls-verify-peer=1&tls%2Dverify-peer=0", "twice"},
+	{"nbds://host/?tls%2Dhostname=a&tls-hostname=b", "twice"},
+	{"nbd://host/?tls-verify-peer=1", "nbds://"},
+	{"nbd://host/?tls-verify-pee%72=0", "nbds://"},
+	{"nbd://host/?x-tls-priority=PFS", "nbds://"},
+	{"nbd+unix:///?socket=/a&x-tls%2dpriority=PFS", "nbds+unix://"},
+	{"nbds://host/?tls%2=x", "%25"},
 	{"nbd://host/?tls-username=alice", "nbds://"},
 	{"nbds://bob@host/?tls-username=alice", "twice"},
 	{"nbds://host/?tls-username=alice&tls-username=bob", "twice"},
@@ -173,6 +181,10 @@ START_TEST(test_tls_parameters)
 	ck_assert_str_eq(uri.unknown, "TLS-Flavour, colour");
 	text = nbd_uri_format(&uri);
 	ck_assert_str_eq(text, "nbds://alice@host/x");
+	parse_good("nbds://h/?tls-verify-peer=%30&tls%2Dcertificates=/c&x-tls-filly=1&x-other=2");
+	ck_assert_int_eq(uri.tls_verify_peer, NBD_URI_VERIFY_OFF);
+	ck_assert_str_eq(uri.tls_certificates, "/c");
+	ck_assert_str_eq(uri.unknown, "x-tls-filly");
 	parse_good("nbds+unix:///?socket=/s&tls-username=b%20b");
 	ck_assert_str_eq(uri.user, "b b");
 	parse_good("nbd://alice@host/x");
