@@ -357,6 +357,21 @@ int tls_creds_new(struct tls_creds **out, const struct tls_config *config, struc
 	return 0;
 }
 
+/* Where certificates were revoked, no file that went away makes them good again. */
+static int check_successor(const struct tls_creds *creds, const SSL_CTX *fresh, struct error *err)
+{
+	AUTO_FREE char *path = NULL;
+
+	if (!tls_x509_revokes(creds->context) || tls_x509_revokes(fresh))
+		return 0;
+	path = tls_config_path(&creds->config, NULL, "ca-crl.pem");
+	return error_set(
+		err, ENOENT,
+		"the revocation list %s is gone, and without it revoked certificates would "
+		"be accepted; put it back, or start again to do without",
+		path ? path : "ca-crl.pem");
+}
+
 int tls_creds_reload(struct tls_creds *creds, struct error *err)
 {
 	SSL_CTX *fresh;
@@ -364,6 +379,11 @@ int tls_creds_reload(struct tls_creds *creds, struct error *err)
 
 	if (rc)
 		return rc;
+	rc = check_successor(creds, fresh, err);
+	if (rc) {
+		SSL_CTX_free(fresh);
+		return rc;
+	}
 	SSL_CTX_free(creds->context);
 	creds->context = fresh;
 	creds->kernel = creds->config.side == TLS_SERVER && tls_kernel_has_it();

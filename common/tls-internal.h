@@ -33,6 +33,9 @@ void tls_note_user(SSL *ssl, const char *user);
 /* tls-x509.c: loads certificates and authorities into the context, sets what is verified. */
 int tls_x509_load(SSL_CTX *context, const struct tls_config *config, struct error *err);
 
+/* tls-x509.c: does the context know of certificates that are revoked? */
+bool tls_x509_revokes(const SSL_CTX *context);
+
 /* tls-name.c: a certificate's subject as GnuTLS writes it. Allocated; NULL: no memory. */
 char *tls_name_format(const X509_NAME *name);
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cleanup.h"
@@ -34,6 +35,18 @@ static int check_readable(const char *path, struct error *err)
 		       : 0;
 }
 
+/* Is there such a file? A link that leads nowhere, or a folder that we may not look into, is no
+ * reason to do without it. */
+static int look_for(const char *path, bool *there, struct error *err)
+{
+	struct stat status;
+
+	*there = lstat(path, &status) == 0;
+	if (*there || errno == ENOENT)
+		return 0;
+	return error_set_errno(err, errno, "Unable to access credentials %s", path);
+}
+
 /* ---- Authorities ---- */
 
 /* Without a list for one of the authorities its certificates are taken as not revoked. */
@@ -50,7 +63,10 @@ static int load_revoked(SSL_CTX *context, const char *path, struct error *err)
 {
 	X509_STORE *store = SSL_CTX_get_cert_store(context);
 	X509_LOOKUP *lookup = X509_STORE_add_lookup(store, X509_LOOKUP_file());
+	int rc = check_readable(path, err);
 
+	if (rc)
+		return rc;
 	if (!lookup || X509_load_crl_file(lookup, path, X509_FILETYPE_PEM) <= 0)
 		return tls_error(err, EINVAL, "Unable to import the revocation list %s", path);
 	X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(context),
@@ -79,22 +95,39 @@ static int load_authorities(SSL_CTX *context, const struct tls_config *config, c
 	return 0;
 }
 
+static int load_revoked_if_any(SSL_CTX *context, const struct tls_config *config, struct error *err)
+{
+	AUTO_FREE char *path = tls_config_path(config, NULL, "ca-crl.pem");
+	bool there = false;
+	int rc = path ? look_for(path, &there, err) : 0;
+
+	return rc || !there ? rc : load_revoked(context, path, err);
+}
+
 /* Whom to trust; *found says that there is a list of authorities. */
 static int load_trust(SSL_CTX *context, const struct tls_config *config, bool *found,
 		      struct error *err)
 {
 	AUTO_FREE char *authorities = tls_config_path(config, config->ca_file, "ca-cert.pem");
-	AUTO_FREE char *revoked = tls_config_path(config, NULL, "ca-crl.pem");
 	int rc = 0;
 
-	*found = authorities && (config->verify_peer || access(authorities, F_OK) == 0);
+	*found = authorities && config->verify_peer;
+	if (authorities && !*found)
+		rc = look_for(authorities, found, err);
+	if (rc)
+		return rc;
 	if (*found)
 		rc = load_authorities(context, config, authorities, err);
 	else if (config->verify_peer && SSL_CTX_set_default_verify_paths(context) != 1)
 		rc = tls_error(err, EINVAL, "Unable to use the system's CA certificates");
-	if (!rc && *found && revoked && access(revoked, F_OK) == 0)
-		rc = load_revoked(context, revoked, err);
-	return rc;
+	return rc || !*found ? rc : load_revoked_if_any(context, config, err);
+}
+
+bool tls_x509_revokes(const SSL_CTX *context)
+{
+	unsigned long flags = X509_VERIFY_PARAM_get_flags(SSL_CTX_get0_param((SSL_CTX *)context));
+
+	return flags & X509_V_FLAG_CRL_CHECK;
 }
 
 /* ---- Our own certificate ---- */
@@ -129,11 +162,14 @@ static int load_certificate(SSL_CTX *context, const struct tls_config *config, s
 					       server ? "server-cert.pem" : "client-cert.pem");
 	AUTO_FREE char *key = tls_config_path(config, config->key_file,
 					      server ? "server-key.pem" : "client-key.pem");
-	int rc;
+	bool wanted = server || config->certificate_file;
+	int rc = 0;
 
 	/* A client needs none where the server asks for none. */
-	if (!server && (!path || (!config->certificate_file && access(path, F_OK) != 0)))
-		return 0;
+	if (!wanted && path)
+		rc = look_for(path, &wanted, err);
+	if (rc || !wanted)
+		return rc;
 	if (!path || !key)
 		return error_set(err, EINVAL, "a server needs a certificate and its key");
 	rc = check_readable(path, err);

@@ -41,7 +41,8 @@ struct tls_creds;
 /* Loads everything. 0, or -errno with err set (the file and what is wrong) and *creds NULL. */
 int tls_creds_new(struct tls_creds **creds, const struct tls_config *config, struct error *err);
 
-/* Loads the files again, for connections to come; on failure the old ones stay in use. */
+/* Loads the files again, for connections to come; on failure the old ones stay in use. That a list
+ * of revoked certificates is no longer there is one. */
 int tls_creds_reload(struct tls_creds *creds, struct error *err);
 
 /* Connections that began with them go on. NULL is allowed. */

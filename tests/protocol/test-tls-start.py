@@ -39,6 +39,9 @@ def test_certificates():
         fails(*pki().x509(folder), words=["of no use", word])
     fails(*pki().x509(pki().folder("own-purpose", "client")), words="purpose")
     fails(*pki().x509(pki().folder("own-revoked", "server-revoked", crl=True)), words="revoked")
+    folder = pki().folder("dangling-crl", "server")
+    os.symlink("nowhere", folder + "/ca-crl.pem")
+    fails(*pki().x509(folder), words=["dangling-crl/ca-crl.pem", "No such file"])
 
 
 def test_keys():

@@ -309,6 +309,34 @@ def test_reload_of_revocations():
         in_transmission(server).in_sync()
 
 
+def test_reload_without_the_revocations():
+    """A list of revoked certificates that is gone, or cannot be read, at a reload lets nobody in
+    again: the old credentials stay, and a warning says so."""
+    folder = pki().folder("revoking-no-more", "server", "client", crl=True)
+    path = folder + "/ca-crl.pem"
+
+    def missing():
+        os.unlink(path)
+
+    def dangling():
+        os.symlink("nowhere", path)
+
+    def empty():
+        os.unlink(path)
+        open(path, "wb").close()
+
+    with tls_server(folder=folder) as server:
+        for change, words in ((missing, "is gone"), (dangling, "Unable to access credentials"),
+                              (empty, "Unable to import the revocation list")):
+            check(refused(server, pki().context("client-revoked")), "before")
+            change()
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda words=words: words in server.stderr(), words)
+            check(path in server.stderr(), server.stderr())
+            check(refused(server, pki().context("client-revoked")), f"{words}: let in again")
+            in_transmission(server).in_sync()
+
+
 # ---- Transmission ----
 
 
