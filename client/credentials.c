@@ -69,6 +69,19 @@ static int choose_kind(const struct nbd_uri *uri, struct tls_config *config, str
 	return 0;
 }
 
+/* A name is all that tells one server of the authorities of the whole world from another, and the
+ * path of a socket is none. Who names an authority has said whom to trust. */
+static int check_name(const struct nbd_uri *uri, const struct tls_config *config, struct error *err)
+{
+	if (config->kind != TLS_X509 || !config->verify_peer || config->directory ||
+	    config->ca_file || credentials_host(uri))
+		return 0;
+	return error_set(err, EINVAL,
+			 "over a Unix socket any server with a certificate of the system's "
+			 "authorities would be trusted; name your own authority by "
+			 "tls-certificates=FOLDER, or the server by tls-hostname=NAME");
+}
+
 int credentials_load(const struct nbd_uri *uri, struct tls_creds **creds, struct error *err)
 {
 	AUTO_FREE char *folder = NULL;
@@ -90,6 +103,9 @@ int credentials_load(const struct nbd_uri *uri, struct tls_creds **creds, struct
 		return rc;
 	if (config.kind == TLS_X509 && !config.directory && !config.ca_file)
 		config.directory = folder = default_folder();
+	rc = check_name(uri, &config, err);
+	if (rc)
+		return rc;
 	rc = tls_creds_new(creds, &config, err);
 	return rc == -EINVAL ? -ENOKEY : rc;
 }

@@ -264,6 +264,18 @@ def test_certificates():
                "certificate required")
 
 
+def test_no_name():
+    """C20: a Unix socket has no name that a certificate could have; with the authorities of the
+    system alone everybody who has any certificate of theirs would be believed."""
+    everybody = {"HOME": pki().top, "SSL_CERT_FILE": pki().path("ca-cert.pem")}
+    with Server(*pki().x509(None, "verify-peer=off")) as server:
+        hawser(uri(server.path), USAGE, "tls-hostname=NAME", environment=everybody)
+        hawser(uri(server.path, hostname="localhost"), OK, environment=everybody)
+        hawser(uri(server.path, hostname="elsewhere"), REFUSED, "mismatch", environment=everybody)
+        hawser(uri(server.path, verify_peer="0"), OK, environment=everybody)
+        hawser(uri(server.path) + f"&x-tls-ca-file={pki().path('ca-cert.pem')}", OK)
+
+
 def test_pre_shared_keys():
     """C20: a wrong key, an unknown user, and a server that shows a certificate instead of knowing
     the key, are all refused."""
