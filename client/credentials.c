@@ -73,8 +73,13 @@ static int choose_kind(const struct nbd_uri *uri, struct tls_config *config, str
  * path of a socket is none. Who names an authority has said whom to trust. */
 static int check_name(const struct nbd_uri *uri, const struct tls_config *config, struct error *err)
 {
-	if (config->kind != TLS_X509 || !config->verify_peer || config->directory ||
-	    config->ca_file || credentials_host(uri))
+	const char *host = credentials_host(uri);
+
+	if (host && tls_check_host(host, err))
+		return error_wrap(err, uri->tls_hostname ? "tls-hostname in the URI"
+							 : "the host in the URI");
+	if (host || config->kind != TLS_X509 || !config->verify_peer || config->directory ||
+	    config->ca_file)
 		return 0;
 	return error_set(err, EINVAL,
 			 "over a Unix socket any server with a certificate of the system's "

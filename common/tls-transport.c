@@ -481,6 +481,8 @@ static int expect_name(SSL *ssl, const char *host)
 	bool number =
 		inet_pton(AF_INET, host, address) == 1 || inet_pton(AF_INET6, host, address) == 1;
 
+	if (tls_check_host(host, NULL))
+		return false;
 	SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
 	if (number)
 		return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), host);

@@ -130,6 +130,23 @@ bool tls_x509_revokes(const SSL_CTX *context)
 	return flags & X509_V_FLAG_CRL_CHECK;
 }
 
+/* OpenSSL takes a name that begins with a dot for all names that end so: ".com". */
+int tls_check_host(const char *host, struct error *err)
+{
+	const char *why = NULL;
+
+	if (!*host)
+		why = "is empty";
+	else if (*host == '.')
+		why = "begins with a dot, and so stands for many servers";
+	else if (strlen(host) > TLSEXT_MAXLEN_host_name)
+		why = "is too long for a certificate";
+	if (!why)
+		return 0;
+	return error_set(err, EINVAL, "the name '%.80s' %s; give the whole name of one server",
+			 host, why);
+}
+
 /* ---- Our own certificate ---- */
 
 static int load_key(SSL_CTX *context, const struct tls_config *config, const char *path,

@@ -51,6 +51,9 @@ void tls_creds_free(struct tls_creds *creds);
 enum tls_kind tls_creds_kind(const struct tls_creds *creds);
 enum tls_side tls_creds_side(const struct tls_creds *creds);
 
+/* Can a certificate have this name, or address? 0, or -EINVAL with err set. */
+int tls_check_host(const char *host, struct error *err);
+
 /*
  * Puts TLS above a plain transport; nothing is sent yet, and what the peer has sent in clear
  * before its first record makes the handshake fail. host: the name that the server's certificate

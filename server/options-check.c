@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "common/tls.h"
 
 /* These cannot be meant together. */
 static const struct {
@@ -68,6 +69,8 @@ static int check_tls(const struct options *options, struct error *err)
 		return error_set(err, EINVAL, "TLS authorization is incompatible with export list");
 	if (options->tls_hostname && !options->list)
 		return error_set(err, EINVAL, "TLS hostname is only supported with export list");
+	if (options->tls_hostname && tls_check_host(options->tls_hostname, err))
+		return error_wrap(err, "--tls-hostname");
 	return 0;
 }
 

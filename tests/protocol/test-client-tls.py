@@ -276,6 +276,22 @@ def test_no_name():
         hawser(uri(server.path) + f"&x-tls-ca-file={pki().path('ca-cert.pem')}", OK)
 
 
+def test_names_of_many():
+    """C20: a name that begins with a dot stands for all servers below it: it is refused, and so
+    are names that nobody has. A Unix socket that was named by an address has that checked."""
+    keys = pki()
+    keys.certificate("server-deep", "/CN=deep", "serverAuth", "subjectAltName=DNS:a.example.com")
+    folder = keys.folder("deep", "server-deep")
+    with Server(*keys.x509(folder, "verify-peer=off")) as server:
+        for name, words in ((".example.com", "begins with a dot"), (".com", "begins with a dot"),
+                            (".", "begins with a dot"), ("", "is empty"), ("a" * 256, "too long")):
+            hawser(uri(server.path, certificates=folder, hostname=name), USAGE, words)
+        for name, status in (("a.example.com", OK), ("example.com", REFUSED),
+                             ("127.0.0.1", REFUSED)):
+            hawser(uri(server.path, certificates=folder, hostname=name), status)
+    hawser(f"nbds://.com/?tls-certificates={folder}", USAGE, "begins with a dot")
+
+
 def test_pre_shared_keys():
     """C20: a wrong key, an unknown user, and a server that shows a certificate instead of knowing
     the key, are all refused."""
