@@ -293,21 +293,31 @@ static void set_manners(SSL_CTX *context)
 	SSL_CTX_set_dh_auto(context, 1);
 }
 
-/* OpenSSL's own choice of a group follows the security level, which is 0 for anonymous peers. */
-static int set_anonymous_group(SSL_CTX *context, struct error *err)
+/*
+ * OpenSSL's own choice of a group follows the security level where no certificate says how much is
+ * wanted: that is 0 for anonymous peers, and may be 1 for keys, which would do with 1024 bits. From
+ * level 3 on its choice is larger than ours.
+ */
+static int set_finite_group(SSL_CTX *context, struct error *err)
 {
-	EVP_PKEY_CTX *generator = EVP_PKEY_CTX_new_from_name(NULL, "DH", NULL);
+	EVP_PKEY_CTX *generator;
 	EVP_PKEY *group = NULL;
-	int ok = generator && EVP_PKEY_paramgen_init(generator) == 1 &&
-		 EVP_PKEY_CTX_set_dh_nid(generator, NID_ffdhe2048) == 1 &&
-		 EVP_PKEY_paramgen(generator, &group) == 1 &&
-		 SSL_CTX_set0_tmp_dh_pkey(context, group) == 1;
+	int ok;
 
-	EVP_PKEY_CTX_free(generator);
-	if (ok)
+	if (SSL_CTX_get_security_level(context) >= 3)
 		return 0;
+	generator = EVP_PKEY_CTX_new_from_name(NULL, "DH", NULL);
+	ok = generator && EVP_PKEY_paramgen_init(generator) == 1 &&
+	     EVP_PKEY_CTX_set_dh_nid(generator, NID_ffdhe2048) == 1 &&
+	     EVP_PKEY_paramgen(generator, &group) == 1 &&
+	     SSL_CTX_set0_tmp_dh_pkey(context, group) == 1;
+	EVP_PKEY_CTX_free(generator);
+	if (ok) {
+		SSL_CTX_set_dh_auto(context, 0);
+		return 0;
+	}
 	EVP_PKEY_free(group);
-	return tls_error(err, EINVAL, "OpenSSL lacks what anonymous TLS needs");
+	return tls_error(err, EINVAL, "OpenSSL lacks what TLS without certificates needs");
 }
 
 static int make_context(SSL_CTX **made, const struct tls_config *config, struct error *err)
@@ -327,8 +337,8 @@ static int make_context(SSL_CTX **made, const struct tls_config *config, struct 
 		rc = tls_x509_load(context, config, err);
 	if (!rc && config->kind == TLS_PSK)
 		rc = load_keys(context, config, err);
-	if (!rc && config->kind == TLS_ANON && config->side == TLS_SERVER)
-		rc = set_anonymous_group(context, err);
+	if (!rc && config->kind != TLS_X509 && config->side == TLS_SERVER)
+		rc = set_finite_group(context, err);
 	if (rc) {
 		SSL_CTX_free(context);
 		return rc;

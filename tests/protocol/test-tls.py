@@ -337,6 +337,46 @@ def test_reload_without_the_revocations():
             in_transmission(server).in_sync()
 
 
+def bits_of_prime(server, cipher, hint):
+    """Of the Diffie-Hellman group that the server offers to a TLS 1.2 client of one cipher."""
+    hello = b"\x03\x03" + bytes(32) + b"\0" + struct.pack(">HH", 2, cipher) + b"\x01\0"
+    hello = b"\x01" + struct.pack(">I", len(hello))[1:] + hello
+    client = starttls(server.greeted())
+    client.send(b"\x16\x03\x01" + struct.pack(">H", len(hello)) + hello)
+    messages = b""
+    while b"\x0e\0\0\0" not in messages[-4:]:
+        kind, _, length = struct.unpack(">BHH", client.receive(5))
+        record = client.receive(length)
+        check(kind == 22, f"a record of kind {kind}: {record!r}")
+        messages += record
+    client.close()
+    at = 0
+    while messages[at] != 12:
+        at += 4 + int.from_bytes(messages[at + 1:at + 4], "big")
+    at += 4
+    if hint:
+        at += 2 + int.from_bytes(messages[at:at + 2], "big")
+    return 8 * int.from_bytes(messages[at:at + 2], "big")
+
+
+def test_finite_groups():
+    """Where no certificate says how much is wanted, Diffie-Hellman has 2048 bits at least, however
+    low the level is that was set."""
+    config = pki().write("low.cnf", "openssl_conf = a\n[a]\nssl_conf = b\n[b]\n"
+                         "system_default = c\n[c]\nCipherString = DEFAULT:@SECLEVEL=0\n")
+    low = {"OPENSSL_CONF": config}
+    dhe_psk, dh_anon = 0xaa, 0xa6
+    for words, environment, least in (((), None, 2048), (("priority=NORMAL:%PROFILE_LOW",), None,
+                                      2048), ((), low, 2048),
+                                      (("priority=NORMAL:%PROFILE_HIGH",), None, 3072)):
+        with Server(*pki().psk(None, *words), environment=environment) as server:
+            bits = bits_of_prime(server, dhe_psk, True)
+            check(bits >= least, f"PSK with {words}, {environment}: {bits} bits")
+    with Server(*pki().anon()) as server:
+        bits = bits_of_prime(server, dh_anon, False)
+        check(bits >= 2048, f"anonymous: {bits} bits")
+
+
 # ---- Transmission ----
 
 
