@@ -283,6 +283,8 @@ static void set_manners(SSL_CTX *context)
 {
 	SSL_CTX_set_options(context, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION |
 					     SSL_OP_NO_TICKET | SSL_OP_CIPHER_SERVER_PREFERENCE);
+	/* The system's configuration may offer keys to the kernel, TLS 1.3 or not; we choose. */
+	SSL_CTX_clear_options(context, SSL_OP_ENABLE_KTLS);
 	SSL_CTX_set_num_tickets(context, 0);
 	SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
 	SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE |
