@@ -182,14 +182,8 @@ static int read_file(const char *path, char **text, size_t *length, struct error
 /* A client keeps its own key only. */
 static int keep_user(struct tls_psk *keys, const char *user, const char *path, struct error *err)
 {
-	const struct tls_psk_entry *mine = tls_psk_find(keys, user);
-	struct tls_psk_entry swap;
-
-	if (!mine)
+	if (!tls_psk_keep(keys, user))
 		return error_set(err, ENOENT, "%s has no key of the user '%.100s'", path, user);
-	swap = keys->entries[0];
-	keys->entries[0] = *mine;
-	keys->entries[mine - keys->entries] = swap;
 	return 0;
 }
 

@@ -133,13 +133,33 @@ const struct tls_psk_entry *tls_psk_find(const struct tls_psk *table, const char
 	return NULL;
 }
 
+static void clear_entry(struct tls_psk_entry *entry)
+{
+	explicit_bzero(entry->key, entry->key_length);
+	free(entry->key);
+	free(entry->user);
+}
+
+bool tls_psk_keep(struct tls_psk *table, const char *user)
+{
+	const struct tls_psk_entry *found = tls_psk_find(table, user);
+	struct tls_psk_entry kept;
+
+	if (!found)
+		return false;
+	kept = *found;
+	for (size_t i = 0; i < table->count; i++)
+		if (&table->entries[i] != found)
+			clear_entry(&table->entries[i]);
+	table->entries[0] = kept;
+	table->count = 1;
+	return true;
+}
+
 void tls_psk_clear(struct tls_psk *table)
 {
-	for (size_t i = 0; i < table->count; i++) {
-		explicit_bzero(table->entries[i].key, table->entries[i].key_length);
-		free(table->entries[i].key);
-		free(table->entries[i].user);
-	}
+	for (size_t i = 0; i < table->count; i++)
+		clear_entry(&table->entries[i]);
 	free(table->entries);
 	*table = (struct tls_psk){0};
 }

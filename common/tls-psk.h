@@ -7,6 +7,7 @@
 #ifndef HAWSER_COMMON_TLS_PSK_H
 #define HAWSER_COMMON_TLS_PSK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,6 +36,10 @@ int tls_psk_parse(const char *text, size_t length, struct tls_psk *table, struct
 
 /* The first entry of that user; NULL when there is none. */
 const struct tls_psk_entry *tls_psk_find(const struct tls_psk *table, const char *user);
+
+/* Wipes and forgets all but the first entry of that user; false, and nothing changes, when there is
+ * none. */
+bool tls_psk_keep(struct tls_psk *table, const char *user);
 
 /* Also for an empty table; leaves it empty. */
 void tls_psk_clear(struct tls_psk *table);

@@ -138,6 +138,12 @@ START_TEST(test_keys)
 	ck_assert_uint_eq(tls_psk_find(&table, "with:colon")->key_length, 2);
 	ck_assert_ptr_null(tls_psk_find(&table, "alic"));
 	ck_assert_ptr_null(tls_psk_find(&table, ""));
+	ck_assert(!tls_psk_keep(&table, "nobody"));
+	ck_assert_uint_eq(table.count, 4);
+	ck_assert(tls_psk_keep(&table, "alice"));
+	ck_assert_uint_eq(table.count, 1);
+	ck_assert_mem_eq(table.entries[0].key, alice, 2);
+	ck_assert_ptr_null(tls_psk_find(&table, "b"));
 	tls_psk_clear(&table);
 	ck_assert_ptr_null(table.entries);
 }
