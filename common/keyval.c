@@ -265,6 +265,9 @@ static int say_unknown(const char *key, const char *const *known, size_t count, 
 	const char *whole = nearest(key, known, count, &steps);
 	int parent = whole ? 0 : (int)(last - key);
 
+	if (!steps) /* a good word in a wrong place */
+		return error_set(err, EINVAL, "Invalid parameter '%.200s': it means nothing here",
+				 key);
 	if (!whole && !meant)
 		return say_known(key, known, count, err);
 	return error_set(err, EINVAL, "Invalid parameter '%.200s'; did you mean '%.*s%s'?", key,

@@ -105,6 +105,8 @@ START_TEST(test_nearest)
 		{"drivr=x", "Invalid parameter 'drivr'; did you mean 'driver'?"},
 		{"file.reda-only=x",
 		 "Invalid parameter 'file.reda-only'; did you mean 'file.read-only'?"},
+		{"header.driver=x", "Invalid parameter 'header.driver': it means nothing here"},
+		{"file.locking=x", "Invalid parameter 'file.locking': it means nothing here"},
 		{"file.loking=x", "Invalid parameter 'file.loking'; did you mean 'file.locking'?"},
 		{"zebra=x",
 		 "Invalid parameter 'zebra'; there are driver, filename, read-only, file.locking"},
