@@ -2,6 +2,7 @@
 /* See authz.h. */
 #include "authz.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdint.h>
@@ -95,17 +96,35 @@ struct authz *authz_new_simple(const char *identity)
 	return authz;
 }
 
+/* Rules are counted from 0, without a gap: what stands behind one is a rule that nobody would ask.
+ */
+static int check_gap(const struct keyval *properties, unsigned int count, struct error *err)
+{
+	for (size_t i = 0; i < properties->count; i++) {
+		const char *key = properties->entries[i].key;
+
+		if (!strncmp(key, "rules.", 6) && isdigit((unsigned char)key[6]) &&
+		    strtoul(key + 6, NULL, 10) > count)
+			return error_set(err, EINVAL,
+					 "Parameter 'rules.%u' is missing before '%.100s'", count,
+					 key);
+	}
+	return 0;
+}
+
 static int take_rules(struct authz *authz, struct keyval *properties, struct error *err)
 {
 	int rc = set_policy(authz, keyval_take(properties, "policy"), err);
+	unsigned int i;
 
-	for (unsigned int i = 0; !rc; i++) {
-		char match[32], policy[32], format[32];
+	for (i = 0; !rc; i++) {
+		char prefix[20], match[32], policy[32], format[32];
 
-		snprintf(match, sizeof(match), "rules.%u.match", i);
-		snprintf(policy, sizeof(policy), "rules.%u.policy", i);
-		snprintf(format, sizeof(format), "rules.%u.format", i);
-		if (!keyval_peek(properties, match) && !keyval_peek(properties, policy))
+		snprintf(prefix, sizeof(prefix), "rules.%u.", i);
+		snprintf(match, sizeof(match), "%smatch", prefix);
+		snprintf(policy, sizeof(policy), "%spolicy", prefix);
+		snprintf(format, sizeof(format), "%sformat", prefix);
+		if (!keyval_has_prefix(properties, prefix))
 			break;
 		rc = add_rule(authz, keyval_take(properties, match),
 			      keyval_take(properties, policy), keyval_take(properties, format),
@@ -113,7 +132,7 @@ static int take_rules(struct authz *authz, struct keyval *properties, struct err
 		if (rc)
 			error_wrap(err, "rule %u", i);
 	}
-	return rc;
+	return rc ? rc : check_gap(properties, i, err);
 }
 
 int authz_new_list(struct authz **out, struct keyval *properties, struct error *err)

@@ -108,6 +108,35 @@ START_TEST(test_json)
 }
 END_TEST
 
+/* ---- Rules as properties ---- */
+
+static const struct {
+	const char *text, *said;
+} properties[] = {
+	{"rules.0.match=a,rules.0.policy=deny,rules.1.match=b,rules.1.policy=allow", ""},
+	{"rules.0.format=glob", "rule 0: a rule needs 'match' and 'policy'"},
+	{"rules.0.match=a,rules.0.policy=deny,rules.1.format=glob",
+	 "rule 1: a rule needs 'match' and 'policy'"},
+	{"rules.1.match=a,rules.1.policy=deny",
+	 "Parameter 'rules.0' is missing before 'rules.1.match'"},
+	{"rules.0.match=a,rules.0.policy=deny,rules.2.match=b,rules.2.policy=allow",
+	 "Parameter 'rules.1' is missing before 'rules.2.match'"},
+};
+
+START_TEST(test_properties)
+{
+	struct error err = ERROR_INIT;
+	struct keyval list = {0};
+	struct authz *authz;
+
+	ck_assert_int_eq(keyval_parse(&list, properties[_i].text, NULL, &err), 0);
+	ck_assert_int_eq(authz_new_list(&authz, &list, &err), *properties[_i].said ? -EINVAL : 0);
+	ck_assert_str_eq(err.text, properties[_i].said);
+	authz_free(authz);
+	keyval_clear(&list);
+}
+END_TEST
+
 /* ---- Files ---- */
 
 static char folder[] = "/tmp/hawser-authz-XXXXXX";
@@ -206,6 +235,7 @@ int main(void)
 	tcase_add_loop_test(tcase, test_glob, 0, sizeof(patterns) / sizeof(patterns[0]));
 	tcase_add_test(tcase, test_glob_is_quick);
 	tcase_add_loop_test(tcase, test_json, 0, sizeof(rules) / sizeof(rules[0]));
+	tcase_add_loop_test(tcase, test_properties, 0, sizeof(properties) / sizeof(properties[0]));
 	tcase_add_checked_fixture(files, setup, teardown);
 	tcase_add_test(files, test_link_moves);
 	tcase_add_test(files, test_time_set_back);
