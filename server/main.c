@@ -4,7 +4,6 @@
  * service.c, nowhere below; the exit status is 0 or 1, but that of --run's command.
  */
 #include <errno.h>
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,6 +64,11 @@ static int find_tls(struct options *options, struct error *err)
 		tls->authz = object_authz(&options->objects, options->tls_authz, err);
 		if (!tls->authz)
 			return -err->code;
+		if (!object_tls_asks_names(&options->objects, options->tls_creds))
+			log_warning("--tls-authz=%s lets nobody in: with the credentials '%s' no "
+				    "client "
+				    "has a name; use certificates without verify-peer=off, or keys",
+				    options->tls_authz, options->tls_creds);
 	}
 	return 0;
 }

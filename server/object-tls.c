@@ -211,6 +211,19 @@ struct tls_creds *object_tls_creds(const struct object_set *set, const char *id,
 	return NULL;
 }
 
+bool object_tls_asks_names(struct object_set *set, const char *id)
+{
+	const struct object *object = object_find(set, id);
+	bool verify = true;
+
+	if (object->type == &object_type_tls_psk)
+		return true; /* whatever verify-peer says */
+	if (object->type != &object_type_tls_x509)
+		return false;
+	keyval_take_bool(&set->items[object - set->items].properties, "verify-peer", &verify, NULL);
+	return verify;
+}
+
 /* ---- Rules ---- */
 
 static int simple_create(struct object *object, struct keyval *properties,

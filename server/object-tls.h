@@ -6,6 +6,8 @@
 #ifndef HAWSER_SERVER_OBJECT_TLS_H
 #define HAWSER_SERVER_OBJECT_TLS_H
 
+#include <stdbool.h>
+
 #include "common/error.h"
 #include "common/tls.h"
 #include "object.h"
@@ -23,6 +25,9 @@ extern const struct object_type object_type_authz_list_file;
  * qemu-nbd's words. */
 struct tls_creds *object_tls_creds(const struct object_set *set, const char *id, enum tls_side side,
 				   struct error *err);
+
+/* Do the credentials called id, made for a server, make clients prove a name? */
+bool object_tls_asks_names(struct object_set *set, const char *id);
 
 /* The rules called id. NULL with err set. */
 struct authz *object_authz(const struct object_set *set, const char *id, struct error *err);

@@ -80,6 +80,17 @@ def test_ids():
           "a", words="/nonexistent")
 
 
+def test_nobody_has_a_name():
+    """Rules about names, with credentials that ask for none: the server starts, as qemu-nbd does,
+    and says what that means."""
+    rules = ("--object", "authz-list,id=a,policy=allow", "--tls-authz", "a")
+    for creds, warns in ((pki().anon(), True), (pki().x509(pki().good, "verify-peer=off"), True),
+                         (pki().x509(), False), (pki().psk(), False),
+                         (pki().psk(pki().keys, "verify-peer=off"), False)):
+        with Server(*creds, *rules) as server:
+            check(("--tls-authz=a lets nobody in" in server.stderr()) == warns, f"{creds}")
+
+
 def test_password():
     """A private key with a password is opened by a secret, and by the right one only."""
     folder = pki().folder("locked", "server", "client")
