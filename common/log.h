@@ -15,6 +15,9 @@ extern enum log_level log_threshold; /* written once at start, before there are 
 /* argv0 names the program in every line (its last path component; the string is not copied). */
 void log_init(const char *argv0);
 const char *log_program(void);
+/* From now on errors and warnings go to syslog(3), too: for a daemon, whose stderr leads nowhere.
+ * Where there is no system log they are lost, without harm. A full one makes the caller wait. */
+void log_to_system(void);
 /* Is it worth making the message? */
 static inline bool log_wants(enum log_level level)
 {

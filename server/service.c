@@ -153,12 +153,19 @@ static int add_stdin(struct service *service, struct error *err)
 static int tell_world(struct service *service, struct error *err)
 {
 	const struct options *options = service->options;
+	bool goes_mute = service->daemon.pipe >= 0 && !options->verbose;
 
 	if (options->pid_file && pid_file_create(&service->pid_file, options->pid_file, err) < 0)
 		return -err->code;
 	notify_send(&service->notify, "READY=1\nMAINPID=%ld\nSTATUS=Serving %s", (long)getpid(),
 		    options->server.export_.file);
-	return daemon_ready(&service->daemon, options->verbose, err);
+	if (daemon_ready(&service->daemon, options->verbose, err) < 0)
+		return -err->code;
+	/* Not beside a device: the log may be written to it, and then would wait for us, as we for
+	 * the log. */
+	if (goes_mute && !options->device)
+		log_to_system();
+	return 0;
 }
 
 static void say_what_is_served(const struct service *service)
