@@ -7,6 +7,7 @@
 #include "crypt.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,10 +28,14 @@ enum {
 struct crypt {
 	struct cipher *cipher;
 	uint64_t base;
+	bool shareable;
+	uint8_t origin[CRYPT_ORIGIN];
+	_Atomic unsigned int
+		holders; /* images, old and new, each opened and closed by any thread */
 	struct stripes stripes;
 };
 
-struct crypt *crypt_new(struct cipher *cipher, uint64_t base)
+struct crypt *crypt_new(struct cipher *cipher, uint64_t base, const uint8_t *origin)
 {
 	struct crypt *crypt = calloc(1, sizeof(*crypt));
 
@@ -40,13 +45,26 @@ struct crypt *crypt_new(struct cipher *cipher, uint64_t base)
 	}
 	crypt->cipher = cipher;
 	crypt->base = base;
+	crypt->shareable = origin;
+	if (origin)
+		memcpy(crypt->origin, origin, sizeof(crypt->origin));
+	atomic_init(&crypt->holders, 1);
 	stripes_init(&crypt->stripes);
+	return crypt;
+}
+
+struct crypt *crypt_share(struct crypt *crypt, uint64_t base, const uint8_t origin[CRYPT_ORIGIN])
+{
+	if (!crypt || !crypt->shareable || crypt->base != base ||
+	    memcmp(crypt->origin, origin, sizeof(crypt->origin)))
+		return NULL;
+	atomic_fetch_add(&crypt->holders, 1);
 	return crypt;
 }
 
 void crypt_free(struct crypt *crypt)
 {
-	if (!crypt)
+	if (!crypt || atomic_fetch_sub(&crypt->holders, 1) > 1)
 		return;
 	cipher_free(crypt->cipher);
 	stripes_destroy(&crypt->stripes);

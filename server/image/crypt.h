@@ -14,9 +14,14 @@ struct cipher;
 struct crypt;
 struct hostfile;
 
-/* Sector 0 begins at file offset base, a multiple of 512. Takes the cipher, also when it fails.
- * NULL: no memory. */
-struct crypt *crypt_new(struct cipher *cipher, uint64_t base);
+enum { CRYPT_ORIGIN = 32 };
+
+/* Sector 0 begins at file offset base, a multiple of 512. origin is a digest of what the cipher
+ * came from; NULL: it will not be shared. Takes the cipher, also when it fails. NULL: no memory. */
+struct crypt *crypt_new(struct cipher *cipher, uint64_t base, const uint8_t *origin);
+/* The same once more, for a crypt_free() of its own, if it has this base and origin; else NULL. Who
+ * shares one is apart from the others where a sector changes in part. crypt may be NULL. */
+struct crypt *crypt_share(struct crypt *crypt, uint64_t base, const uint8_t origin[CRYPT_ORIGIN]);
 void crypt_free(struct crypt *crypt);
 
 /* As hostfile_read(): after -ENODATA what lies beyond the end is what zeroes decrypt to. */

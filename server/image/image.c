@@ -330,8 +330,10 @@ static int open_child(const char *path, const struct image_place *place,
 	child->depth = image->depth;
 	child->read_only = image->read_only;
 	child->replaces = image->replaces ? image->replaces->child : NULL;
+	child->previous = image->previous ? image->previous->child : NULL;
 	take_node(child, below);
 	rc = open_once(path, child, err);
+	child->replaces = child->previous = NULL;
 	if (rc) {
 		free(child);
 		return rc;
@@ -388,11 +390,11 @@ static int open_new(const char *path, const struct image_options *options,
 	if (!image)
 		return error_set(err, ENOMEM, "out of memory");
 	image->options = *options;
-	image->replaces = replaces;
+	image->replaces = image->previous = replaces;
 	if (options->node)
 		take_node(image, options->node);
 	rc = open_image(path, image, err);
-	image->replaces = NULL;
+	image->replaces = image->previous = NULL;
 	if (rc) {
 		free(image);
 		return rc;
@@ -627,7 +629,7 @@ static int open_backing(struct image *image, const char *path, struct error *err
 }
 
 int image_open_backing(const struct image *parent, const char *name, const char *format,
-		       struct image **out, struct error *err)
+		       const struct image *previous, struct image **out, struct error *err)
 {
 	AUTO_FREE char *path = NULL;
 	struct image *image;
@@ -648,6 +650,7 @@ int image_open_backing(const struct image *parent, const char *name, const char 
 	image->read_only = true;
 	image->parent = parent;
 	image->depth = parent->depth + 1;
+	image->previous = previous;
 	rc = describe_backing(parent, image, &path, name, err);
 	if (rc == 0 && path)
 		rc = open_backing(image, path, err);
@@ -655,6 +658,7 @@ int image_open_backing(const struct image *parent, const char *name, const char 
 		free(image);
 		return rc;
 	}
+	image->previous = NULL;
 	trace_image_opened(path, image->driver->name, image->size, true);
 	*out = image;
 	return 0;

@@ -148,6 +148,8 @@ struct image {
 	unsigned int depth;           /* overlays above it */
 	_Atomic uint64_t size;        /* bytes that a guest sees; image_refresh() changes it */
 	const struct image *replaces; /* while it is opened: the same, opened in another way */
+	const struct image *previous; /* while it is opened: what stood in its place in the chain
+				       * that is opened anew, perhaps another file */
 	bool read_only;
 	bool abandoned;     /* somebody else may write it now: closing writes nothing */
 	uint32_t zero_unit; /* so many bytes at least, and aligned, are zeroed by the mapping; 0:
@@ -201,10 +203,11 @@ int image_settle(struct image *image);
 /*
  * The image below parent in a chain, to be read only. name is what parent says, relative to
  * parent's directory; format NULL: it does not say. Never a protocol. parent outlives it. What the
- * user described takes the place of name and format. *image is NULL when there is to be none.
+ * user described takes the place of name and format. previous: see struct image. *image is NULL
+ * when there is to be none.
  */
 int image_open_backing(const struct image *parent, const char *name, const char *format,
-		       struct image **image, struct error *err);
+		       const struct image *previous, struct image **image, struct error *err);
 /* The path that a name inside an image means, to be freed; NULL with err set when it is none. */
 char *image_resolve_name(const struct image *image, const char *name, struct error *err);
 void image_close(struct image *image);

@@ -13,11 +13,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "protocol"))
 
 from harness import MIB, Server, Skip, check, content_of, hasty, main, program  # noqa: E402
-from nbdraw import ENOTSUP, FAST_ZERO, NO_HOLE, WRITE  # noqa: E402
+from nbdraw import Dropped, ENOTSUP, FAST_ZERO, NO_HOLE, Violation, WRITE  # noqa: E402
 from qcow2disk import SCRATCH, tool  # noqa: E402
 
 PASSPHRASE = "correct horse, battery"
@@ -479,6 +480,90 @@ def test_partition_and_auto_read_only():
         got = content(path, folder)  # what nobody has written decrypts to noise
         check(got[:512] == table, "the table, as QEMU reads it")
         check(got[MIB + 700:MIB + 5700] == content_of(5000), "the partition, as QEMU reads it")
+
+
+def processor_time(pid):
+    """Seconds that all threads of a process have computed."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        words = file.read().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def come_and_go(server, size, rounds=4):
+    """Clients, each of which has the image opened for writing and leaves it to the next."""
+    for number in range(rounds):
+        with server.client() as client:
+            client.write(700, content_of(size, number))
+            check(client.data(700, size) == content_of(size, number), "read back")
+            client.disc()
+        time.sleep(0.1)
+
+
+def costly(path, make):
+    """An image of which each unlocking takes about a second: the rounds of one that takes less, more
+    often. Makes it, and tells how long it takes."""
+    rounds = 1000000
+    while True:
+        make(path, rounds)
+        with Server("-r", image=path, defaults=KEEPING) as server:
+            spent = processor_time(server.process.pid)
+        if spent > 0.6:
+            return spent
+        rounds = int(rounds * max(1.2, min(10, 0.9 / max(spent, 0.05))))
+
+
+def make_luks(path, rounds):
+    cryptsetup(path, "--type", "luks1", "-s", "512", "--pbkdf-force-iterations", str(rounds))
+
+
+def make_chain(path, rounds):
+    """qcow2 over qcow2, with headers and key slots of cryptsetup, which lie as QEMU's do."""
+    make_luks(path + ".luks", rounds)
+    with open(path + ".luks", "rb") as image:
+        head = image.read(4040 * 512)
+    for name, backing in ((path + ".base", ()), (path, ("-u", "-b", path + ".base", "-F", "qcow2"))):
+        create_qcow2(name, backing=backing)
+        with open(name, "r+b") as image:
+            at = image.read(2 * MIB).index(b"LUKS\xba\xbe")
+            image.seek(at)
+            image.write(head)
+
+
+def test_unlocked_once():
+    """An image that is opened anew as clients come and go is not unlocked anew: neither at the
+    start, where a look tells whether it could be written, nor later, nor are its backing files."""
+    for make in (make_luks, make_chain):
+        with Folder() as folder:
+            path = folder + "/image"
+            once = costly(path, make)
+            with Server("--auto-read-only", image=path, defaults=KEEPING) as server:
+                start_time = processor_time(server.process.pid)
+                come_and_go(server, 5000)
+                spent = processor_time(server.process.pid) - start_time
+            check(start_time < 1.6 * once, f"{make.__name__}: {start_time} s at the start, {once}")
+            check(spent < 0.5 * once, f"{make.__name__}: {spent} s for clients, {once} s once")
+
+
+def test_new_keys_while_resting():
+    """Keys that others change while nobody is there: a slot of its own more, whose passphrase is
+    not ours, and then ours is gone."""
+    with Folder() as folder:
+        path = cryptsetup(folder + "/image", "--type", "luks1")
+        with open(folder + "/other", "w", encoding="utf-8") as other:
+            other.write("other")
+        with Server("--auto-read-only", image=path, defaults=KEEPING) as server:
+            come_and_go(server, 5000)
+            subprocess.run(["cryptsetup", "luksAddKey", "--batch-mode", "--key-file", "-",
+                            "--pbkdf-force-iterations", "1000", path, folder + "/other"],
+                           input=PASSPHRASE, text=True, check=True)
+            come_and_go(server, 5000)
+            subprocess.run(["cryptsetup", "luksKillSlot", "--batch-mode", "--key-file",
+                            folder + "/other", path, "0"], check=True)
+            try:
+                come_and_go(server, 5000)
+            except (Violation, Dropped):
+                return
+            check(False, "the image is served although the passphrase opens no slot")
 
 
 def test_direct_and_snapshot():

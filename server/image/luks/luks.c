@@ -37,43 +37,46 @@ static int check_payload(const struct luks_header *header, uint64_t file_size, s
 	return 0;
 }
 
+/* Of the image that this one takes the place of, if it is one of LUKS, too. */
+static struct crypt *known_crypt(const struct image *image)
+{
+	const struct image *previous = image->previous;
+
+	return previous && previous->driver == &image_driver_luks
+		       ? ((const struct luks *)previous->state)->crypt
+		       : NULL;
+}
+
 static int luks_open(struct image *image, struct error *err)
 {
+	struct luks_source source = {.file = image->file, .known = known_crypt(image)};
+	AUTO_FREE struct luks *luks = calloc(1, sizeof(*luks));
 	struct luks_header header;
-	struct cipher *cipher = NULL;
-	struct luks_source source = {.file = image->file};
-	struct luks *luks;
 	uint64_t size;
 	int rc = hostfile_size(image->file, &size);
 
+	if (!luks)
+		return error_set(err, ENOMEM, "out of memory");
 	if (rc)
 		return error_set_errno(err, -rc, "cannot tell the size");
 	source.limit = size;
 	rc = image_key(image, &source.key, err);
 	if (rc == 0)
-		rc = luks_unlock(&source, &header, &cipher, err);
+		rc = luks_unlock(&source, &header, &luks->crypt, err);
 	if (rc == -ENOKEY)
 		return image_key_missing(image, err);
 	if (rc)
 		return rc;
 	rc = check_payload(&header, size, err);
 	if (rc) {
-		cipher_free(cipher);
+		crypt_free(luks->crypt);
 		return rc;
-	}
-	luks = calloc(1, sizeof(*luks));
-	if (luks)
-		luks->crypt = crypt_new(cipher, header.payload);
-	else
-		cipher_free(cipher);
-	if (!luks || !luks->crypt) {
-		free(luks);
-		return error_set(err, ENOMEM, "out of memory");
 	}
 	luks->payload = header.payload;
 	image->size = guest_size(size, header.payload);
 	image->encrypted = true;
 	image->state = luks;
+	luks = NULL;
 	return 0;
 }
 

@@ -12,6 +12,7 @@
 #include "common/size.h"
 #include "luks.h"
 #include "server/image/cipher.h"
+#include "server/image/crypt.h"
 #include "server/image/hostfile.h"
 #include "server/secret.h"
 
@@ -182,19 +183,41 @@ static int try_slots(struct unlocking *unlocking, struct error *err)
 	return rc;
 }
 
+/* ---- What was opened before ---- */
+
+/* A digest of all that makes the master key out of a passphrase; false: a slot cannot be read. */
+static bool find_origin(const struct unlocking *unlocking, const uint8_t bytes[LUKS_HEADER],
+			uint8_t origin[CRYPT_ORIGIN])
+{
+	EVP_MD_CTX *context = EVP_MD_CTX_new();
+	bool done = context && EVP_DigestInit_ex(context, EVP_sha256(), NULL) &&
+		    EVP_DigestUpdate(context, bytes, LUKS_HEADER);
+
+	for (int i = 0; i < LUKS_SLOTS && done; i++) {
+		AUTO_SECRET struct secret *material = NULL;
+
+		if (!unlocking->header->slots[i].active)
+			continue;
+		material = read_material(unlocking, i, NULL);
+		done = material && EVP_DigestUpdate(context, material->bytes, material->length);
+	}
+	done = done && EVP_DigestFinal_ex(context, origin, NULL);
+	EVP_MD_CTX_free(context);
+	return done;
+}
+
 /* ---- All of it ---- */
 
-static int read_header(const struct luks_source *source, struct luks_header *header,
-		       struct error *err)
+static int read_header(const struct luks_source *source, uint8_t bytes[LUKS_HEADER],
+		       struct luks_header *header, struct error *err)
 {
-	uint8_t bytes[LUKS_HEADER];
-	int rc = hostfile_read(source->file, bytes, sizeof(bytes), source->base);
+	int rc = hostfile_read(source->file, bytes, LUKS_HEADER, source->base);
 
 	if (rc == -ENODATA)
 		return error_set(err, EINVAL, "the file ends inside the LUKS header");
 	if (rc)
 		return error_set_errno(err, -rc, "Could not read the LUKS header");
-	rc = luks_parse_header(bytes, sizeof(bytes), header, err);
+	rc = luks_parse_header(bytes, LUKS_HEADER, header, err);
 	return rc || source->inside ? rc : luks_check_payload(header, err);
 }
 
@@ -216,16 +239,30 @@ static int unlock(struct unlocking *unlocking, struct cipher **cipher, struct er
 	return rc;
 }
 
-int luks_unlock(const struct luks_source *source, struct luks_header *header,
-		struct cipher **cipher, struct error *err)
+int luks_unlock(const struct luks_source *source, struct luks_header *header, struct crypt **crypt,
+		struct error *err)
 {
 	struct unlocking unlocking = {.source = source, .header = header};
-	int rc = read_header(source, header, err);
+	uint8_t bytes[LUKS_HEADER], origin[CRYPT_ORIGIN];
+	struct cipher *cipher;
+	uint64_t base;
+	bool known;
+	int rc = read_header(source, bytes, header, err);
 
-	*cipher = NULL;
+	*crypt = NULL;
 	if (rc)
 		return rc;
 	if (!source->key)
 		return -ENOKEY;
-	return unlock(&unlocking, cipher, err);
+	base = source->inside ? 0 : header->payload;
+	known = find_origin(&unlocking, bytes, origin);
+	if (known)
+		*crypt = crypt_share(source->known, base, origin);
+	if (*crypt)
+		return 0;
+	rc = unlock(&unlocking, &cipher, err);
+	if (rc)
+		return rc;
+	*crypt = crypt_new(cipher, base, known ? origin : NULL);
+	return *crypt ? 0 : error_set(err, ENOMEM, "out of memory");
 }

@@ -164,6 +164,14 @@ static int choose_disk(struct qcow2 *q, struct error *err)
 	return read_l1(q, snapshot->l1_offset, snapshot->l1_size, err);
 }
 
+/* The image that this one takes the place of, if it is one of qcow2, too. */
+static const struct qcow2 *previous_state(const struct qcow2 *q)
+{
+	const struct image *previous = q->image->previous;
+
+	return previous && previous->driver == &image_driver_qcow2 ? previous->state : NULL;
+}
+
 /* Sectors are numbered as they are in the file. */
 static int open_crypt(struct qcow2 *q, struct error *err)
 {
@@ -172,22 +180,20 @@ static int open_crypt(struct qcow2 *q, struct error *err)
 				     .base = base,
 				     .limit = base + q->extensions.crypt_length,
 				     .inside = true};
+	const struct qcow2 *previous = previous_state(q);
 	struct luks_header header;
-	struct cipher *cipher;
 	int rc;
 
 	if (q->header.crypt != QCOW2_CRYPT_LUKS)
 		return 0;
+	source.known = previous ? previous->crypt : NULL;
 	rc = image_key(q->image, &source.key, err);
 	if (rc == 0)
-		rc = luks_unlock(&source, &header, &cipher, err);
+		rc = luks_unlock(&source, &header, &q->crypt, err);
 	if (rc == -ENOKEY)
 		return image_key_missing(q->image, err);
 	if (rc)
 		return rc;
-	q->crypt = crypt_new(cipher, 0);
-	if (!q->crypt)
-		return error_set(err, ENOMEM, "out of memory");
 	q->image->encrypted = true;
 	return 0;
 }
@@ -274,12 +280,13 @@ static int open_data_file(struct qcow2 *q, struct error *err)
 static int open_backing(struct qcow2 *q, struct error *err)
 {
 	const struct image_node *node = q->image->options.node;
+	const struct qcow2 *previous = previous_state(q);
 	int rc;
 
 	if (!*q->extensions.backing && !(node && node->backing))
 		return 0;
 	rc = image_open_backing(q->image, q->extensions.backing, q->extensions.backing_format,
-				&q->backing, err);
+				previous ? previous->backing : NULL, &q->backing, err);
 	if (q->backing)
 		q->image->encrypted |= q->backing->encrypted;
 	return rc;

@@ -117,7 +117,7 @@ static int encrypt(struct qcow2 *q, struct error *err)
 	OPENSSL_cleanse(key, sizeof(key));
 	if (rc)
 		return rc;
-	q->crypt = crypt_new(cipher, 0);
+	q->crypt = crypt_new(cipher, 0, NULL);
 	return q->crypt ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 
