@@ -30,8 +30,7 @@ struct crypt {
 	uint64_t base;
 	bool shareable;
 	uint8_t origin[CRYPT_ORIGIN];
-	_Atomic unsigned int
-		holders; /* images, old and new, each opened and closed by any thread */
+	_Atomic unsigned int holders; /* images, the old and the new one */
 	struct stripes stripes;
 };
 

@@ -348,6 +348,22 @@ def test_broken_headers():
             check(text in said, f"{data!r} at {offset}: {said}")
 
 
+def test_costly_slots():
+    """A key slot that would take very long keeps nobody from another one; the bound is each one's."""
+    with Folder() as folder:
+        path = cryptsetup(folder + "/image", "--type", "luks1")
+        with open(folder + "/other", "w", encoding="utf-8") as other:
+            other.write("other")
+        subprocess.run(["cryptsetup", "luksAddKey", "--batch-mode", "--key-file", "-",
+                        "--pbkdf-force-iterations", "1000", path, folder + "/other"],
+                       input=PASSPHRASE, text=True, check=True)
+        copy = edited(path, AT_SLOTS + 4, b"\x7f\xff\xff\xff")
+        other = ("--object", "secret,id=o,data=other", "--key-secret=o")
+        start(*other, copy, status=0)
+        said = start(*SECRET, "--key-secret=s", copy)
+        check("key slot 0 asks for more than" in said, said)
+
+
 def test_overlaps():
     """Data that lie on the header or on key slots, in use or free, and key slots that lie on each
     other, whose first writer would destroy the keys: refused in the words of qemu-nbd."""

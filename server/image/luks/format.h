@@ -18,7 +18,9 @@ enum {
 	LUKS_SALT = 32,
 	LUKS_DIGEST = 20,
 	LUKS_STRIPES_MAX = 4000, /* all programs write just so many */
-	/* Rounds of PBKDF2 that one image may cost, in all slots together: some minutes. */
+	/* Rounds of PBKDF2 that one slot may cost, with those of the digest: a minute with SHA-256,
+	 * five with RIPEMD-160, where honest ones take some seconds. A wrong passphrase, which is
+	 * tried on all eight, takes up to eight times as long. */
 	LUKS_ROUNDS_MAX = 100 * 1000 * 1000,
 };
 

@@ -20,7 +20,7 @@ struct unlocking {
 	const struct luks_source *source;
 	const struct luks_header *header;
 	EVP_MD *hash;
-	uint64_t rounds; /* spent so far */
+	int costly; /* a slot that was left out, since it asks for too much; -1: none */
 	uint8_t master[CIPHER_KEY_MAX];
 };
 
@@ -31,13 +31,6 @@ static int derive(struct unlocking *unlocking, const void *secret, size_t length
 		  const uint8_t salt[LUKS_SALT], uint32_t rounds, uint8_t *out, size_t out_length,
 		  struct error *err)
 {
-	unlocking->rounds += rounds;
-	if (unlocking->rounds > LUKS_ROUNDS_MAX)
-		return error_set(err, EINVAL,
-				 "the key slots ask for more than %d rounds of PBKDF2, which would "
-				 "take very long; give the image a new key slot by `cryptsetup "
-				 "luksChangeKey --iter-time 2000' if it can be trusted",
-				 LUKS_ROUNDS_MAX);
 	if (!PKCS5_PBKDF2_HMAC(secret, (int)length, salt, LUKS_SALT, (int)rounds, unlocking->hash,
 			       (int)out_length, out))
 		return error_set(err, EIO, "OpenSSL cannot derive the key by PBKDF2");
@@ -161,6 +154,10 @@ static int try_slot(struct unlocking *unlocking, int number, struct error *err)
 
 	if (!slot->active)
 		return -EKEYREJECTED;
+	if ((uint64_t)slot->rounds + unlocking->header->digest_rounds > LUKS_ROUNDS_MAX) {
+		unlocking->costly = number;
+		return -EKEYREJECTED;
+	}
 	material = read_material(unlocking, number, err);
 	if (!material)
 		return err ? -err->code : -EIO;
@@ -178,6 +175,13 @@ static int try_slots(struct unlocking *unlocking, struct error *err)
 
 	for (int i = 0; i < LUKS_SLOTS && rc == -EKEYREJECTED; i++)
 		rc = try_slot(unlocking, i, err);
+	if (rc == -EKEYREJECTED && unlocking->costly >= 0)
+		return error_set(err, EINVAL,
+				 "key slot %d asks for more than %d rounds of PBKDF2, which would "
+				 "take very long, and no other one opens; give the image a new key "
+				 "slot by `cryptsetup luksChangeKey --iter-time 2000' if it can be "
+				 "trusted",
+				 unlocking->costly, LUKS_ROUNDS_MAX);
 	if (rc == -EKEYREJECTED)
 		error_set(err, EKEYREJECTED, "Invalid password, cannot unlock any keyslot");
 	return rc;
@@ -242,7 +246,7 @@ static int unlock(struct unlocking *unlocking, struct cipher **cipher, struct er
 int luks_unlock(const struct luks_source *source, struct luks_header *header, struct crypt **crypt,
 		struct error *err)
 {
-	struct unlocking unlocking = {.source = source, .header = header};
+	struct unlocking unlocking = {.source = source, .header = header, .costly = -1};
 	uint8_t bytes[LUKS_HEADER], origin[CRYPT_ORIGIN];
 	struct cipher *cipher;
 	uint64_t base;
