@@ -156,7 +156,6 @@ static int load_key(SSL_CTX *context, const struct tls_config *config, const cha
 
 	if (rc)
 		return rc;
-	SSL_CTX_set_default_passwd_cb(context, give_password);
 	SSL_CTX_set_default_passwd_cb_userdata(context, (void *)config->password);
 	rc = SSL_CTX_use_PrivateKey_file(context, path, SSL_FILETYPE_PEM);
 	SSL_CTX_set_default_passwd_cb_userdata(context, NULL);
@@ -192,6 +191,8 @@ static int load_certificate(SSL_CTX *context, const struct tls_config *config, s
 	rc = check_readable(path, err);
 	if (rc)
 		return rc;
+	/* Any file may be encrypted, and OpenSSL by itself would ask on the terminal. */
+	SSL_CTX_set_default_passwd_cb(context, give_password);
 	if (SSL_CTX_use_certificate_chain_file(context, path) != 1)
 		return tls_error(err, EINVAL, "Unable to import the certificate %s", path);
 	return load_key(context, config, key, path, err);

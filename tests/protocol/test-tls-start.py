@@ -3,7 +3,11 @@
 """Credentials that cannot be used end the start with the reason; options that cannot be meant."""
 
 import os
+import pty
+import select
+import shutil
 import subprocess
+import time
 
 from harness import MIB, SANITIZER, Server, check, main, program
 from pki import pki, secure
@@ -105,6 +109,39 @@ def test_password():
     fails(*secret("wrong"), *pki().x509(folder, "passwordid=s"), words="password")
     with Server(*secret("sesame"), *pki().x509(folder, "passwordid=s")) as server:
         check(secure(server.greeted()).list() == [("", "")], "LIST")
+
+
+def on_a_terminal(*options):
+    """What the server says to one, before it ends."""
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(program(), [program(), "-f", "raw", "-k", pki().path("no-socket"), *options,
+                             "/dev/null"])
+    said, ends = b"", time.monotonic() + 30
+    try:
+        while time.monotonic() < ends and b"pass phrase" not in said:
+            if select.select([terminal], [], [], 0.1)[0]:
+                said += os.read(terminal, 4096)
+    except OSError:  # it has ended
+        pass
+    os.close(terminal)
+    os.waitpid(child, 0)
+    return said.decode()
+
+
+def test_nobody_is_asked():
+    """A certificate, or a key, with a password that was not given asks nobody on the terminal."""
+    folder = pki().folder("locked-certificate", "server")
+    subprocess.run(["openssl", "ec", "-aes128", "-passout", "pass:sesame", "-in",
+                    pki().path("server-key.pem"), "-out", pki().path("locked.pem")],
+                   check=True, capture_output=True, timeout=60)
+    locked = pki().text("locked.pem")
+    for name, text in (("server-cert.pem", locked.replace("EC PRIVATE KEY", "CERTIFICATE")),
+                       ("server-key.pem", locked)):
+        pki().write(f"locked-certificate/{name}", text)
+        said = on_a_terminal(*pki().x509(folder))
+        check("phrase" not in said and name in said, said)
+        shutil.copy(pki().path(name), f"{folder}/{name}")
 
 
 def test_credentials_directory():
