@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 
 #include "cleanup.h"
+#include "log.h"
 #include "tls-internal.h"
 #include "tls-priority.h"
 
@@ -107,6 +108,9 @@ static int config_copy(struct tls_config *copy, const struct tls_config *config,
 
 /* ---- Pre-shared keys ---- */
 
+_Static_assert(TLS_PSK_KEY_MAX <= PSK_MAX_PSK_LEN && TLS_PSK_USER_MAX <= PSK_MAX_IDENTITY_LEN,
+	       "OpenSSL takes what a table holds");
+
 static int keys_index = -1;
 static pthread_once_t keys_once = PTHREAD_ONCE_INIT;
 
@@ -179,11 +183,37 @@ static int read_file(const char *path, char **text, size_t *length, struct error
 	return 0;
 }
 
-/* A client keeps its own key only. */
-static int keep_user(struct tls_psk *keys, const char *user, const char *path, struct error *err)
+enum { FLAW_MAX = 160 };
+
+/* Which lines were skipped, for the end of a sentence; "" when none was. */
+static const char *describe_flaw(const struct tls_psk *keys, char text[FLAW_MAX])
 {
-	if (!tls_psk_keep(keys, user))
-		return error_set(err, ENOENT, "%s has no key of the user '%.100s'", path, user);
+	const struct tls_psk_flaw *flaw = &keys->flaw;
+
+	text[0] = '\0';
+	if (keys->skipped == 1)
+		snprintf(text, FLAW_MAX, "; line %zu is skipped: %s", flaw->line, flaw->why);
+	else if (keys->skipped)
+		snprintf(text, FLAW_MAX, "; %zu lines are skipped, the first is line %zu: %s",
+			 keys->skipped, flaw->line, flaw->why);
+	return text;
+}
+
+/* A client keeps its own key only. */
+static int choose_keys(struct tls_psk *keys, const struct tls_config *config, const char *path,
+		       struct error *err)
+{
+	const char *user = config->user ? config->user : "qemu";
+	char flaw[FLAW_MAX];
+
+	describe_flaw(keys, flaw);
+	if (config->side == TLS_SERVER && !keys->count)
+		return error_set(err, EINVAL, "%s holds not one key%s", path, flaw);
+	if (config->side == TLS_CLIENT && !tls_psk_keep(keys, user))
+		return error_set(err, ENOENT, "%s has no key of the user '%.100s'%s", path, user,
+				 flaw);
+	if (*flaw)
+		log_warning("not all of %s are keys%s", path, flaw);
 	return 0;
 }
 
@@ -205,10 +235,8 @@ static int load_keys(SSL_CTX *context, const struct tls_config *config, struct e
 		rc = error_wrap(err, "%s", path);
 	if (text)
 		explicit_bzero(text, length);
-	if (!rc && config->side == TLS_SERVER && !keys->count)
-		rc = error_set(err, EINVAL, "%s holds no keys", path);
-	if (!rc && config->side == TLS_CLIENT)
-		rc = keep_user(keys, config->user ? config->user : "qemu", path, err);
+	if (!rc)
+		rc = choose_keys(keys, config, path, err);
 	if (config->side == TLS_SERVER)
 		SSL_CTX_set_psk_server_callback(context, find_client_key);
 	else

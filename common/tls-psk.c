@@ -30,9 +30,10 @@ static size_t decode_hex(const char *text, size_t length, uint8_t *out, size_t r
 	return length / 2;
 }
 
-static int bad_line(struct error *err, size_t line, const char *why)
+static void skip_line(struct tls_psk *table, size_t line, const char *why)
 {
-	return error_set(err, EINVAL, "line %zu: %s", line, why);
+	if (!table->skipped++)
+		table->flaw = (struct tls_psk_flaw){line, why};
 }
 
 /* The user of a line, decoded into name; 0 when it cannot be one. */
@@ -77,30 +78,53 @@ static int add_entry(struct tls_psk *table, const char *user, const uint8_t *key
 	return 0;
 }
 
+/* A user in hexadecimal digits begins as a comment does. */
+static bool is_comment(const char *text, size_t length)
+{
+	return text[0] == '#' &&
+	       (length == 1 || isspace((unsigned char)text[1]) || !memchr(text, ':', length));
+}
+
+static const char *key_fault(size_t digits)
+{
+	if (!digits)
+		return "it has no key behind the colon";
+	if (digits > 2 * TLS_PSK_KEY_MAX)
+		return "its key has more than 1024 digits (512 bytes)";
+	if (digits % 2)
+		return "its key has an odd number of digits";
+	return "its key does not consist of hexadecimal digits";
+}
+
 static int read_line(struct tls_psk *table, const char *text, size_t length, size_t line,
 		     struct error *err)
 {
 	uint8_t key[TLS_PSK_KEY_MAX];
 	char user[TLS_PSK_USER_MAX + 1];
 	const char *colon;
-	size_t key_length;
-	int rc;
+	size_t digits, key_length;
+	int rc = 0;
 
 	while (length && isspace((unsigned char)text[length - 1]))
 		length--;
-	if (!length)
+	if (!length || is_comment(text, length))
 		return 0;
 	/* psktool allows a colon in a name, and no key has one. */
 	colon = memrchr(text, ':', length);
-	if (!colon)
-		return bad_line(err, line, "it has not the form USER:HEXKEY");
-	if (!read_user(text, (size_t)(colon - text), user))
-		return bad_line(err, line, "the user is empty, too long or not text");
-	key_length = decode_hex(colon + 1, length - (size_t)(colon - text) - 1, key, sizeof(key));
-	if (!key_length)
-		return bad_line(err, line,
-				"the key is not an even number of hexadecimal digits, 2 to 512");
-	rc = add_entry(table, user, key, key_length, err);
+	if (!colon) {
+		skip_line(table, line, "it has not the form USER:HEXKEY");
+		return 0;
+	}
+	if (!read_user(text, (size_t)(colon - text), user)) {
+		skip_line(table, line, "its user is empty, not text, or longer than 128 bytes");
+		return 0;
+	}
+	digits = length - (size_t)(colon - text) - 1;
+	key_length = decode_hex(colon + 1, digits, key, sizeof(key));
+	if (key_length)
+		rc = add_entry(table, user, key, key_length, err);
+	else
+		skip_line(table, line, key_fault(digits));
 	explicit_bzero(key, sizeof(key));
 	return rc;
 }

@@ -344,6 +344,21 @@ def test_identities():
             hawser(at(server, "alice", owner("alice", keys["alice"])), UNREACHABLE)
 
 
+def test_odd_files_of_keys():
+    """Lines of a file of keys that are none matter only where they are our own; and keys are as
+    long as they may be."""
+    longest = "5a" * 512
+    file = pki().write("odd.psk", f"# our keys\n\nfoo\n{'x' * 200}:00\nbob:0\n{USER}:{longest}\n")
+    os.makedirs(pki().path("odd"), exist_ok=True)
+    pki().write("odd/keys.psk", f"{USER}:{longest}\n")
+    for version in ("1.2", "1.3"):
+        words = f"priority=NORMAL:-VERS-ALL:+VERS-TLS{version}"
+        with Server(*pki().psk(pki().path("odd"), words)) as server:
+            hawser(uri(server.path, psk_file=file), OK, "odd.psk are keys; 3 lines are skipped", "line 3")
+            hawser(uri(server.path, psk_file=file).replace(USER, "bob"), FAILED, "no key of",
+                   "line 3")
+
+
 def test_reload_of_keys():
     """SIGHUP reads the keys again: a user who was taken out stays out, one who was added comes
     in, and a file that is broken changes nothing."""

@@ -49,12 +49,23 @@ def test_certificates():
 
 
 def test_keys():
-    """A file of keys with a bad line is refused, and the message shows no key."""
+    """A file without a good key is refused; lines that are none are skipped beside others, with a
+    warning, and comments without. No message shows a key."""
     os.makedirs(pki().path("bad-keys"), exist_ok=True)
-    for text in ("alice", "alice:", "alice:0", "alice:xx", ":00", "alice:00\n\nbob:123",
-                 "a" * 129 + ":00", "alice:" + "00" * 257, ""):
+    bad = ("alice", "alice:", "alice:0", "alice:xx", ":00", "a" * 129 + ":00",
+           "alice:" + "00" * 513, "#ee:")
+    for text in (*bad, "", "# alice:00"):
         pki().write("bad-keys/keys.psk", text)
-        fails(*pki().psk(pki().path("bad-keys")), words="keys.psk")
+        fails(*pki().psk(pki().path("bad-keys")), words="keys.psk holds not one key")
+    for text in bad:
+        pki().write("bad-keys/keys.psk", f"# comment\nbob:beef\n\n{text}\ncarol\n")
+        with Server(*pki().psk(pki().path("bad-keys"))) as server:
+            said = server.stderr()
+            check("keys.psk are keys; 2 lines are skipped, the first is line 4" in said, said)
+            check("beef" not in said and text not in said, said)
+    pki().write("bad-keys/keys.psk", "# comment\n#comment\nbob:beef\n")
+    with Server(*pki().psk(pki().path("bad-keys"))) as server:
+        check("skipped" not in server.stderr(), server.stderr())
     fails(*pki().psk(pki().path("nowhere")), words="Unable to access credentials")
     fails(*pki().psk(pki().keys, "username=x"), words="username should not be set")
 

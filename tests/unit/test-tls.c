@@ -3,6 +3,7 @@
  * over a pair of sockets. */
 #include <check.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -124,13 +125,15 @@ END_TEST
 
 START_TEST(test_keys)
 {
-	static const char file[] = "alice:00ff\r\n\n#62:Ab\nwith:colon:0102\nalice:11";
+	static const char file[] =
+		"# a comment: 11\nalice:00ff\r\n\n#62:Ab\nwith:colon:0102\nalice:11";
 	static const uint8_t alice[] = {0, 0xff};
 	struct tls_psk table;
 	const struct tls_psk_entry *entry;
 
 	ck_assert_msg(!tls_psk_parse(file, strlen(file), &table, &err), "%s", err.text);
 	ck_assert_uint_eq(table.count, 4);
+	ck_assert_uint_eq(table.skipped, 0);
 	entry = tls_psk_find(&table, "alice");
 	ck_assert_uint_eq(entry->key_length, 2);
 	ck_assert_mem_eq(entry->key, alice, 2);
@@ -150,16 +153,40 @@ START_TEST(test_keys)
 END_TEST
 
 static const char *const bad_keys[] = {
-	"alice", "alice:", "alice:1", "alice:0g", ":00", "#:00", "#0:00", "#00:00", "a:00\nb",
+	"alice", "alice:", "alice:1", "alice:0g", ":00", "#:00", "#0:00", "#00:00", "bob", "#x:00",
 };
 
+/* What is no key is skipped and told, and others are good. */
 START_TEST(test_bad_keys)
 {
 	struct tls_psk table;
+	char file[64];
 
-	ck_assert_int_eq(tls_psk_parse(bad_keys[_i], strlen(bad_keys[_i]), &table, &err), -EINVAL);
-	ck_assert_ptr_nonnull(strstr(err.text, "line "));
-	ck_assert_ptr_null(table.entries);
+	snprintf(file, sizeof(file), "#\n%s\na:00\n\n%s", bad_keys[_i], bad_keys[_i]);
+	ck_assert_msg(!tls_psk_parse(file, strlen(file), &table, &err), "%s", err.text);
+	ck_assert_uint_eq(table.count, 1);
+	ck_assert_uint_eq(table.skipped, 2);
+	ck_assert_uint_eq(table.flaw.line, 2);
+	ck_assert_str_eq(table.entries[0].user, "a");
+	tls_psk_clear(&table);
+	ck_assert_uint_eq(table.skipped, 0);
+}
+END_TEST
+
+START_TEST(test_long_keys)
+{
+	static char file[2 * TLS_PSK_KEY_MAX + 5];
+	struct tls_psk table;
+
+	memset(file, '7', sizeof(file) - 1);
+	memcpy(file, "a:", 2);
+	ck_assert(!tls_psk_parse(file, 2 * TLS_PSK_KEY_MAX + 2, &table, &err));
+	ck_assert_uint_eq(table.entries[0].key_length, TLS_PSK_KEY_MAX);
+	tls_psk_clear(&table);
+	ck_assert(!tls_psk_parse(file, 2 * TLS_PSK_KEY_MAX + 4, &table, &err));
+	ck_assert_uint_eq(table.count, 0);
+	ck_assert_ptr_nonnull(strstr(table.flaw.why, "1024"));
+	tls_psk_clear(&table);
 }
 END_TEST
 
@@ -329,6 +356,7 @@ int main(void)
 	tcase_add_loop_test(tcase, test_refused, 0, COUNT(refused));
 	tcase_add_test(tcase, test_keys);
 	tcase_add_loop_test(tcase, test_bad_keys, 0, COUNT(bad_keys));
+	tcase_add_test(tcase, test_long_keys);
 	tcase_add_test(tcase, test_pending);
 	tcase_add_test(tcase, test_back_pressure);
 	tcase_add_test(tcase, test_goodbye);
