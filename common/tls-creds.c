@@ -29,15 +29,37 @@ enum {
 
 /* ---- Errors ---- */
 
+/* "PEM lib" and the like: the fault was noted by what was called. */
+static bool passes_on(unsigned long code)
+{
+	int reason = ERR_GET_REASON(code);
+
+	return !ERR_SYSTEM_ERROR(code) && reason & ERR_RFLAG_COMMON &&
+	       (reason & ~ERR_RFLAG_COMMON) < ERR_LIB_USER;
+}
+
+unsigned long tls_cause(void)
+{
+	unsigned long code, cause = 0;
+
+	while ((code = ERR_get_error()))
+		if (!cause || !passes_on(code))
+			cause = code;
+	return cause;
+}
+
+const char *tls_cause_text(unsigned long cause)
+{
+	const char *reason = cause ? ERR_reason_error_string(cause) : NULL;
+
+	if (!reason && cause && ERR_SYSTEM_ERROR(cause))
+		reason = strerror(ERR_GET_REASON(cause));
+	return reason ? reason : "no reason given";
+}
+
 const char *tls_reason(void)
 {
-	unsigned long code = ERR_peek_last_error();
-	const char *reason = code ? ERR_reason_error_string(code) : NULL;
-
-	if (!reason && code && ERR_SYSTEM_ERROR(code))
-		reason = strerror(ERR_GET_REASON(code));
-	ERR_clear_error();
-	return reason ? reason : "no reason given";
+	return tls_cause_text(tls_cause());
 }
 
 int tls_error(struct error *err, int code, const char *format, ...)

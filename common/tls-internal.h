@@ -14,7 +14,10 @@ struct tls_creds {
 	bool kernel; /* it knows TLS: sending may be left to it */
 };
 
-/* The reason that OpenSSL gives for its last failure, for a sentence. Empties its queue. */
+/* Why OpenSSL failed last, as its number (0: it does not say) and for a sentence: the last of its
+ * reasons that says more than where it was. Empties its queue. */
+unsigned long tls_cause(void);
+const char *tls_cause_text(unsigned long cause);
 const char *tls_reason(void);
 
 /* As error_set(), and appends ": " and tls_reason(). */

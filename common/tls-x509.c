@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
+#include <openssl/pkcs12.h>
 #include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@
 
 #include "cleanup.h"
 #include "tls-internal.h"
+#include "tls-priority.h"
 
 /* A password that was given, or none: nobody is asked on a terminal. */
 static int give_password(char *buffer, int size, int writing, void *password)
@@ -47,6 +49,70 @@ static int look_for(const char *path, bool *there, struct error *err)
 	return error_set_errno(err, errno, "Unable to access credentials %s", path);
 }
 
+/* ---- What is wrong with a file ---- */
+
+#define NOTHING "it holds no whole "
+
+/* OpenSSL's words tell what it looked for, not what a person has to do. */
+static const struct cause {
+	int library, reason;
+	const char *said; /* NOTHING: and what it should hold follows */
+} causes[] = {
+	{ERR_LIB_PEM, PEM_R_BAD_PASSWORD_READ,
+	 "it is encrypted; give its password (passwordid=), or decrypt it"},
+	{ERR_LIB_PEM, PEM_R_BAD_DECRYPT, "the password is wrong"},
+	{ERR_LIB_PKCS12, PKCS12_R_PKCS12_CIPHERFINAL_ERROR, "the password is wrong"},
+	{ERR_LIB_PEM, PEM_R_NO_START_LINE, NOTHING},
+	{ERR_LIB_PEM, PEM_R_BAD_END_LINE, NOTHING},
+	{ERR_LIB_OSSL_DECODER, ERR_R_UNSUPPORTED, NOTHING},
+	{ERR_LIB_X509, X509_R_NO_CERTIFICATE_OR_CRL_FOUND, NOTHING},
+	{ERR_LIB_X509, X509_R_NO_CERTIFICATE_FOUND, NOTHING},
+	{ERR_LIB_X509, X509_R_NO_CRL_FOUND, NOTHING},
+	{ERR_LIB_SSL, SSL_R_EE_KEY_TOO_SMALL, "its key is too small"},
+	{ERR_LIB_SSL, SSL_R_CA_KEY_TOO_SMALL, "the key of its authority is too small"},
+	{ERR_LIB_SSL, SSL_R_CA_MD_TOO_WEAK, "it is signed by too weak a digest"},
+};
+
+static bool is_about_strength(unsigned long cause)
+{
+	int reason = ERR_GET_REASON(cause);
+
+	return ERR_GET_LIB(cause) == ERR_LIB_SSL &&
+	       (reason == SSL_R_EE_KEY_TOO_SMALL || reason == SSL_R_CA_KEY_TOO_SMALL ||
+		reason == SSL_R_CA_MD_TOO_WEAK);
+}
+
+/* Who set the level that is not reached. */
+static void name_level(const struct tls_config *config, struct error *err)
+{
+	struct tls_priority priority;
+
+	if (!tls_priority_parse(config->priority, TLS_EXCHANGES_X509, &priority, NULL) &&
+	    priority.level >= 0)
+		error_hint(err, " for the TLS priority '%.100s'", config->priority);
+	else
+		error_hint(err, " for the security level that OpenSSL's configuration demands");
+}
+
+/* A file of the credentials that should hold `noun` does not load. */
+static int bad_file(const struct tls_config *config, const char *path, const char *noun,
+		    struct error *err)
+{
+	unsigned long cause = tls_cause();
+	const char *said = tls_cause_text(cause), *what = "";
+
+	for (size_t i = 0; i < sizeof(causes) / sizeof(causes[0]); i++)
+		if (ERR_GET_LIB(cause) == causes[i].library &&
+		    ERR_GET_REASON(cause) == causes[i].reason) {
+			said = causes[i].said;
+			what = !strcmp(said, NOTHING) ? noun : "";
+		}
+	error_set(err, EINVAL, "Unable to import the %s %s: %s%s", noun, path, said, what);
+	if (is_about_strength(cause))
+		name_level(config, err);
+	return -EINVAL;
+}
+
 /* ---- Authorities ---- */
 
 /* Without a list for one of the authorities its certificates are taken as not revoked. */
@@ -59,7 +125,8 @@ static int tolerate_missing_list(int ok, X509_STORE_CTX *verification)
 	return ok;
 }
 
-static int load_revoked(SSL_CTX *context, const char *path, struct error *err)
+static int load_revoked(SSL_CTX *context, const struct tls_config *config, const char *path,
+			struct error *err)
 {
 	X509_STORE *store = SSL_CTX_get_cert_store(context);
 	X509_LOOKUP *lookup = X509_STORE_add_lookup(store, X509_LOOKUP_file());
@@ -68,7 +135,7 @@ static int load_revoked(SSL_CTX *context, const char *path, struct error *err)
 	if (rc)
 		return rc;
 	if (!lookup || X509_load_crl_file(lookup, path, X509_FILETYPE_PEM) <= 0)
-		return tls_error(err, EINVAL, "Unable to import the revocation list %s", path);
+		return bad_file(config, path, "revocation list", err);
 	X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(context),
 				    X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL);
 	X509_STORE_set_verify_cb(store, tolerate_missing_list);
@@ -83,7 +150,7 @@ static int load_authorities(SSL_CTX *context, const struct tls_config *config, c
 	if (rc)
 		return rc;
 	if (SSL_CTX_load_verify_file(context, path) != 1)
-		return tls_error(err, EINVAL, "Unable to import CA certificate %s", path);
+		return bad_file(config, path, "CA certificate", err);
 	/* What the file holds is trusted, also when it is no root. */
 	X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(context), X509_V_FLAG_PARTIAL_CHAIN);
 	if (config->side == TLS_SERVER && config->verify_peer) {
@@ -101,7 +168,7 @@ static int load_revoked_if_any(SSL_CTX *context, const struct tls_config *config
 	bool there = false;
 	int rc = path ? look_for(path, &there, err) : 0;
 
-	return rc || !there ? rc : load_revoked(context, path, err);
+	return rc || !there ? rc : load_revoked(context, config, path, err);
 }
 
 /* Whom to trust; *found says that there is a list of authorities. */
@@ -164,11 +231,7 @@ static int load_key(SSL_CTX *context, const struct tls_config *config, const cha
 	if (ERR_GET_REASON(ERR_peek_last_error()) == X509_R_KEY_VALUES_MISMATCH)
 		return tls_error(err, EINVAL, "The private key %s does not belong to %s", path,
 				 certificate);
-	return tls_error(err, EINVAL,
-			 config->password ? "Unable to read the private key %s (is the password "
-					    "right?)"
-					  : "Unable to read the private key %s",
-			 path);
+	return bad_file(config, path, "private key", err);
 }
 
 static int load_certificate(SSL_CTX *context, const struct tls_config *config, struct error *err)
@@ -194,7 +257,7 @@ static int load_certificate(SSL_CTX *context, const struct tls_config *config, s
 	/* Any file may be encrypted, and OpenSSL by itself would ask on the terminal. */
 	SSL_CTX_set_default_passwd_cb(context, give_password);
 	if (SSL_CTX_use_certificate_chain_file(context, path) != 1)
-		return tls_error(err, EINVAL, "Unable to import the certificate %s", path);
+		return bad_file(config, path, "certificate", err);
 	return load_key(context, config, key, path, err);
 }
 
@@ -218,11 +281,56 @@ static void complete_chain(SSL_CTX *context)
 
 /* ---- Sanity ---- */
 
-static int bad_certificate(const struct tls_config *config, int code, struct error *err)
+/* The way out, for the end of a sentence; authorities: the path of ca-cert.pem. */
+static void advise(const struct tls_config *config, int code, struct error *err)
 {
-	return error_set(err, EINVAL, "our own %s certificate is of no use: %s",
-			 config->side == TLS_SERVER ? "server" : "client",
-			 X509_verify_cert_error_string(code));
+	AUTO_FREE char *authorities = tls_config_path(config, config->ca_file, "ca-cert.pem");
+
+	switch (code) {
+	case X509_V_ERR_CERT_HAS_EXPIRED:
+		error_hint(err, "; renew it");
+		break;
+	case X509_V_ERR_INVALID_PURPOSE:
+		error_hint(err, "; its extended key usage must include %s",
+			   config->side == TLS_SERVER ? "serverAuth" : "clientAuth");
+		break;
+	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
+	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
+	case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
+	case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
+	case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
+		error_hint(err, "; add its authority to %s",
+			   authorities ? authorities : "ca-cert.pem");
+		break;
+	default:
+		break;
+	}
+}
+
+static int bad_list(const struct tls_config *config, bool expired, struct error *err)
+{
+	AUTO_FREE char *path = tls_config_path(config, NULL, "ca-crl.pem");
+
+	return error_set(err, EINVAL,
+			 "the revocation list %s %s, and while it is so nobody is accepted; renew "
+			 "it, or look at the clock",
+			 path ? path : "ca-crl.pem", expired ? "has expired" : "is not yet valid");
+}
+
+/* depth: 0 for the certificate itself, more for its authorities. */
+static int bad_certificate(const struct tls_config *config, int code, int depth, struct error *err)
+{
+	bool server = config->side == TLS_SERVER;
+	AUTO_FREE char *path = tls_config_path(config, config->certificate_file,
+					       server ? "server-cert.pem" : "client-cert.pem");
+
+	if (code == X509_V_ERR_CRL_HAS_EXPIRED || code == X509_V_ERR_CRL_NOT_YET_VALID)
+		return bad_list(config, code == X509_V_ERR_CRL_HAS_EXPIRED, err);
+	error_set(err, EINVAL, "%sour own %s certificate %s is of no use: %s",
+		  depth > 0 ? "an authority of " : "", server ? "server" : "client",
+		  path ? path : "", X509_verify_cert_error_string(code));
+	advise(config, code, err);
+	return -EINVAL;
 }
 
 /* Would a peer that trusts the same authorities take our certificate? */
@@ -246,7 +354,8 @@ static int check_chain(SSL_CTX *context, const struct tls_config *config, X509 *
 								 ? X509_PURPOSE_SSL_SERVER
 								 : X509_PURPOSE_SSL_CLIENT);
 		if (X509_verify_cert(verification) != 1)
-			rc = bad_certificate(config, X509_STORE_CTX_get_error(verification), err);
+			rc = bad_certificate(config, X509_STORE_CTX_get_error(verification),
+					     X509_STORE_CTX_get_error_depth(verification), err);
 	}
 	X509_STORE_CTX_free(verification);
 	ERR_clear_error();
@@ -263,9 +372,9 @@ static int check_sanity(SSL_CTX *context, const struct tls_config *config, bool 
 	if (authorities)
 		return check_chain(context, config, certificate, err);
 	if (X509_cmp_current_time(X509_get0_notBefore(certificate)) > 0)
-		return bad_certificate(config, X509_V_ERR_CERT_NOT_YET_VALID, err);
+		return bad_certificate(config, X509_V_ERR_CERT_NOT_YET_VALID, 0, err);
 	if (X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0)
-		return bad_certificate(config, X509_V_ERR_CERT_HAS_EXPIRED, err);
+		return bad_certificate(config, X509_V_ERR_CERT_HAS_EXPIRED, 0, err);
 	return 0;
 }
 

@@ -10,7 +10,7 @@ import subprocess
 import time
 
 from harness import MIB, SANITIZER, Server, check, main, program
-from pki import pki, secure
+from pki import openssl, pki, secure
 
 
 def fails(*options, words, environment=None, image="/dev/null"):
@@ -32,20 +32,41 @@ def test_certificates():
         fails(*pki().x509(folder), words=[part, "No such file"])
         with open(f"{folder}/{part}", "w", encoding="ascii") as out:
             out.write("garbage")
-        fails(*pki().x509(folder), words=part)
+        fails(*pki().x509(folder), words=[part, "it holds no whole"])
+        with open(f"{folder}/{part}", "w", encoding="ascii") as out:
+            out.write(pki().text("server-key.pem" if "key" in part else "server-cert.pem")[:150])
+        fails(*pki().x509(folder), words=[part, "it holds no whole"])
     folder = pki().folder("mixed", "server")
     with open(pki().path("server-new-key.pem"), "rb") as key:
         with open(f"{folder}/server-key.pem", "wb") as out:
             out.write(key.read())
     fails(*pki().x509(folder), words="does not belong to")
-    for name, word in (("expired", "expired"), ("other", "of no use")):
+    for name, word in (("expired", "expired; renew it"),
+                       ("other", "add its authority to " + pki().path("own-other/ca-cert.pem"))):
         folder = pki().folder("own-" + name, "server-" + name)
-        fails(*pki().x509(folder), words=["of no use", word])
-    fails(*pki().x509(pki().folder("own-purpose", "client")), words="purpose")
+        fails(*pki().x509(folder), words=["of no use", word, f"own-{name}/server-cert.pem"])
+    fails(*pki().x509(pki().folder("own-purpose", "client")), words=["purpose", "serverAuth"])
     fails(*pki().x509(pki().folder("own-revoked", "server-revoked", crl=True)), words="revoked")
     folder = pki().folder("dangling-crl", "server")
     os.symlink("nowhere", folder + "/ca-crl.pem")
     fails(*pki().x509(folder), words=["dangling-crl/ca-crl.pem", "No such file"])
+
+
+def test_old_revocations():
+    """A list of revoked certificates that is no longer good is named, not the certificate."""
+    folder = pki().folder("old-crl", "server")
+    openssl("ca", "-config", pki().path("ca.conf"), "-gencrl", "-crl_lastupdate", "20200101000000Z",
+            "-crl_nextupdate", "20200102000000Z", "-out", f"{folder}/ca-crl.pem")
+    fails(*pki().x509(folder), words=["old-crl/ca-crl.pem has expired", "renew it"])
+
+
+def test_strength():
+    """A key that is too small for a priority says whose wish that was."""
+    folder = pki().folder("small", "server")
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout",
+            f"{folder}/server-key.pem", "-out", f"{folder}/server-cert.pem")
+    fails(*pki().x509(folder, "priority=SECURE256"),
+          words=["small/server-cert.pem", "too small for the TLS priority 'SECURE256'"])
 
 
 def test_keys():
@@ -112,12 +133,12 @@ def test_password():
     subprocess.run(["openssl", "ec", "-aes128", "-passout", "pass:sesame", "-in",
                     pki().path("server-key.pem"), "-out", f"{folder}/server-key.pem"],
                    check=True, capture_output=True, timeout=60)
-    fails(*pki().x509(folder), words="server-key.pem")
+    fails(*pki().x509(folder), words=["server-key.pem", "is encrypted", "passwordid="])
 
     def secret(data):
         return ["--object", f"secret,id=s,data={data}"]
 
-    fails(*secret("wrong"), *pki().x509(folder, "passwordid=s"), words="password")
+    fails(*secret("wrong"), *pki().x509(folder, "passwordid=s"), words=["server-key.pem", "the password is wrong"])
     with Server(*secret("sesame"), *pki().x509(folder, "passwordid=s")) as server:
         check(secure(server.greeted()).list() == [("", "")], "LIST")
 
