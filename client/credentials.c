@@ -99,6 +99,8 @@ int credentials_load(const struct nbd_uri *uri, struct tls_creds **creds, struct
 		.psk_file = uri->tls_psk_file,
 		.verify_peer = uri->tls_verify_peer != NBD_URI_VERIFY_OFF,
 		.sanity_check = true,
+		/* The authority of servers need not be that of clients. */
+		.any_issuer = true,
 		.user = uri->user ? uri->user : login_name(),
 		.priority = uri->tls_priority,
 	};

@@ -369,7 +369,7 @@ static int check_sanity(SSL_CTX *context, const struct tls_config *config, bool 
 
 	if (!certificate || !config->sanity_check)
 		return 0;
-	if (authorities)
+	if (authorities && !config->any_issuer)
 		return check_chain(context, config, certificate, err);
 	if (X509_cmp_current_time(X509_get0_notBefore(certificate)) > 0)
 		return bad_certificate(config, X509_V_ERR_CERT_NOT_YET_VALID, 0, err);

@@ -31,6 +31,7 @@ struct tls_config {
 	const char *ca_file, *certificate_file, *key_file, *psk_file;
 	bool verify_peer;     /* X.509: the peer must have a certificate that we trust */
 	bool sanity_check;    /* X.509: refuse to load certificates that no peer would accept */
+	bool any_issuer;      /* X.509: but they may come from an authority that we do not know */
 	const char *password; /* of the private key; NULL: none */
 	const char *user;     /* PSK client: whose key */
 	const char *priority; /* as GnuTLS writes it, tls-priority.h; NULL: NORMAL */

@@ -258,10 +258,22 @@ def test_certificates():
                environment={"HOME": pki().top})
         # One that the server does not take is told as such.
         other = pki().folder("client-stranger", client="client-other")
-        hawser(f"nbds://localhost:{server.port}/?tls-certificates={other}", FAILED, "of no use")
+        hawser(f"nbds://localhost:{server.port}/?tls-certificates={other}", REFUSED, "unknown ca")
+        late = pki().folder("client-late", client="client-expired")
+        hawser(f"nbds://localhost:{server.port}/?tls-certificates={late}", FAILED,
+               "client-late/client-cert.pem is of no use", "expired; renew it")
         none = pki().folder("client-none")
         hawser(f"nbds://localhost:{server.port}/?tls-certificates={none}", REFUSED,
                "certificate required")
+
+
+def test_two_authorities():
+    """C20: the authority of servers and that of clients may be two, and neither side need know
+    its own."""
+    ours, theirs = pki().folder("two-client", client="client-other"), pki().path("two-server")
+    pki().folder("two-server", "server", ca="other-ca")
+    with Server(*pki().x509(theirs, "sanity-check=off"), tcp=True) as server:
+        hawser(f"nbds://localhost:{server.port}/?tls-certificates={ours}", OK)
 
 
 def test_no_name():
