@@ -291,6 +291,19 @@ static int set_versions(SSL_CTX *context, const struct tls_priority *priority)
 	       SSL_CTX_set_max_proto_version(context, new ? TLS1_3_VERSION : TLS1_2_VERSION) == 1;
 }
 
+/* Where the string names no version, OpenSSL's configuration may be stricter than we are. */
+static int obey_minimum(SSL_CTX *context, struct tls_priority *priority, struct error *err)
+{
+	if (priority->names_version || SSL_CTX_get_min_proto_version(context) != TLS1_3_VERSION)
+		return 0;
+	priority->versions &= ~(unsigned int)TLS_VERSION_12;
+	if (priority->versions)
+		return 0;
+	return error_set(err, EINVAL,
+			 "OpenSSL's configuration demands TLS 1.3 (MinProtocol), and anonymous TLS "
+			 "ended with 1.2; name it in the priority, as in NORMAL:+VERS-TLS1.2");
+}
+
 static int set_priority(SSL_CTX *context, const struct tls_config *config, struct error *err)
 {
 	static const unsigned int exchanges[] = {
@@ -303,6 +316,8 @@ static int set_priority(SSL_CTX *context, const struct tls_config *config, struc
 	int rc = tls_priority_parse(config->priority, exchanges[config->kind], &priority, err);
 	int ok;
 
+	if (!rc)
+		rc = obey_minimum(context, &priority, err);
 	if (rc)
 		return rc;
 	/* OpenSSL takes nobody for anonymous above level 0. */

@@ -126,14 +126,14 @@ static const struct keyword {
 	const char *name;
 	struct tls_priority is;
 } keywords[] = {
-	{"NORMAL", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, 0, -1}},
-	{"PERFORMANCE", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, 0, -1}},
-	{"@SYSTEM", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, 0, -1}},
-	{"PFS", {3, CIPHERS_NORMAL, EXCHANGES_ALL & ~EXCHANGES_SECRET, 0, 0, -1}},
-	{"SECURE128", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, 0, 2}},
-	{"SECURE192", {3, CIPHERS_256, EXCHANGES_ALL, GROUPS_192, 0, 3}},
-	{"SECURE256", {3, CIPHERS_256, EXCHANGES_ALL, GROUPS_192, 0, 3}},
-	{"NONE", {0, 0, 0, 0, 0, -1}},
+	{"NORMAL", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, 0, -1, false}},
+	{"PERFORMANCE", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, 0, -1, false}},
+	{"@SYSTEM", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, 0, -1, false}},
+	{"PFS", {3, CIPHERS_NORMAL, EXCHANGES_ALL & ~EXCHANGES_SECRET, 0, 0, -1, false}},
+	{"SECURE128", {3, CIPHERS_NORMAL, EXCHANGES_ALL, 0, 0, 2, false}},
+	{"SECURE192", {3, CIPHERS_256, EXCHANGES_ALL, GROUPS_192, 0, 3, false}},
+	{"SECURE256", {3, CIPHERS_256, EXCHANGES_ALL, GROUPS_192, 0, 3, false}},
+	{"NONE", {0, 0, 0, 0, 0, -1, false}},
 };
 
 /* ---- Reading ---- */
@@ -181,7 +181,7 @@ static int take_flag(struct word word, struct tls_priority *priority, struct err
 				priority->level = flags[i].level;
 			return 0;
 		}
-	return refuse(word, "has no counterpart in OpenSSL", err);
+	return refuse(word, "is not known here", err);
 }
 
 static unsigned int *set_of(struct tls_priority *priority, enum set set)
@@ -213,7 +213,8 @@ static int take_item(struct word word, bool add, struct tls_priority *priority, 
 		if (word_is(name, items[i].name))
 			item = &items[i];
 	if (!item)
-		return refuse(word, "has no counterpart in OpenSSL", err);
+		return refuse(word, "is not known here", err);
+	priority->names_version |= !strncmp(item->name, "VERS-", 5);
 	if (item->set == SET_OLD && add)
 		return refuse(word, "is not offered: it is not safe", err);
 	if (item->set == SET_NEEDED && !add && item->bits == NEEDED_ALWAYS)

@@ -40,6 +40,7 @@ struct tls_priority {
 	unsigned int groups;    /* likewise; 0: OpenSSL's choice */
 	unsigned int missing;   /* likewise: what was taken away and cannot be done without */
 	int level;              /* OpenSSL's security level; -1: its own */
+	bool names_version;     /* versions are the string's own choice, not ours */
 };
 
 enum { TLS_PRIORITY_TEXT_MAX = 1024 };

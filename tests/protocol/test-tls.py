@@ -377,6 +377,18 @@ def test_finite_groups():
         check(bits >= 2048, f"anonymous: {bits} bits")
 
 
+def test_minimum_of_the_system():
+    """A minimum in openssl.cnf holds where the priority names no version."""
+    config = pki().write("new.cnf", "openssl_conf = a\n[a]\nssl_conf = b\n[b]\n"
+                         "system_default = c\n[c]\nMinProtocol = TLSv1.3\n")
+    old = pki().context(version=ssl.TLSVersion.TLSv1_2)
+    for words, refuses in (((), True), (("priority=@SYSTEM",), True),
+                           (("priority=NORMAL:+VERS-TLS1.2",), False)):
+        with tls_server(properties=words, environment={"OPENSSL_CONF": config}) as server:
+            check(refused(server, old) == refuses, f"{words}: TLS 1.2")
+            in_transmission(server).in_sync()
+
+
 # ---- Transmission ----
 
 

@@ -62,6 +62,9 @@ START_TEST(test_versions)
 {
 	ck_assert_str_eq(ciphers("NORMAL:-VERS-TLS1.2", TLS_EXCHANGES_X509, true), "");
 	ck_assert_uint_eq(priority.versions, TLS_VERSION_13);
+	ck_assert(priority.names_version);
+	ciphers("@SYSTEM:-AES-128-CCM:%PROFILE_HIGH", TLS_EXCHANGES_X509, true);
+	ck_assert(!priority.names_version);
 	ck_assert_str_eq(suites("NORMAL:-VERS-ALL:+VERS-TLS1.2", TLS_EXCHANGES_X509, true), "");
 	ck_assert_uint_eq(priority.versions, TLS_VERSION_12);
 	ciphers("NORMAL:-VERS-TLS1.0:!VERS-TLS1.1:%SERVER_PRECEDENCE", TLS_EXCHANGES_X509, true);
@@ -95,7 +98,7 @@ static const struct {
 	{"", "''"},
 	{"NORMAL:", "''"},
 	{"NORMAL:AES-128-GCM", "'AES-128-GCM'"},
-	{"NORMAL:+ROT13", "'+ROT13'"},
+	{"NORMAL:+ROT13", "'+ROT13' is not known here"},
 	{"NORMAL:+VERS-TLS1.1", "not safe"},
 	{"NORMAL:+RSA", "not safe"},
 	{"NORMAL:+3DES-CBC", "not safe"},
