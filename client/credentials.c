@@ -125,3 +125,38 @@ const char *credentials_host(const struct nbd_uri *uri)
 		return uri->tls_hostname;
 	return uri->kind == NBD_URI_TCP ? uri->host : NULL;
 }
+
+/* ---- When the server does not want them ---- */
+
+void credentials_explain_failure(const struct nbd_uri *uri, struct error *err)
+{
+	if (uri->tls_psk_file)
+		error_hint(err,
+			   "; the key was that of the user '%.100s' in %s: is it the one that the "
+			   "server has?",
+			   uri->user ? uri->user : login_name(), uri->tls_psk_file);
+	/* Servers of TLS 1.2 say no more than that when they miss a certificate. */
+	else if (err && strstr(err->text, "handshake failure"))
+		credentials_explain_certificate(uri, "perhaps the server wants", err);
+}
+
+void credentials_explain_certificate(const struct nbd_uri *uri, const char *wants,
+				     struct error *err)
+{
+	AUTO_FREE char *by_default = NULL;
+	AUTO_FREE char *path = NULL;
+	const char *folder = uri->tls_certificates;
+
+	if (uri->tls_certificate_file || uri->tls_psk_file ||
+	    (uri->tls_type && !strcasecmp(uri->tls_type, "anon")))
+		return;
+	if (!folder && !uri->tls_ca_file)
+		folder = by_default = default_folder();
+	if (!folder)
+		error_hint(err,
+			   "; %s a client certificate: name the folder of client-cert.pem by "
+			   "tls-certificates=FOLDER",
+			   wants);
+	else if (asprintf(&path, "%s/client-cert.pem", folder) >= 0 && access(path, F_OK) < 0)
+		error_hint(err, "; %s a client certificate, and there is no %s", wants, path);
+}

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "command.h"
 #include "common/clock.h"
@@ -29,10 +30,14 @@ static int read_uri(struct session *session, const char *text, struct error *err
 
 static int secure(struct session *session, struct tls_creds *creds, struct error *err)
 {
+	int rc;
+
 	if (!creds)
 		return 0;
-	return client_handshake_tls(&session->handshake, creds, credentials_host(&session->uri),
-				    err);
+	rc = client_handshake_tls(&session->handshake, creds, credentials_host(&session->uri), err);
+	if (rc == -ECONNABORTED)
+		credentials_explain_failure(&session->uri, err);
+	return rc;
 }
 
 static int talk(struct session *session, struct tls_creds *creds, uint64_t deadline,
@@ -80,8 +85,18 @@ static const struct {
 	{ETIMEDOUT, COMMAND_UNREACHABLE}, {EPROTO, COMMAND_PROTOCOL},
 };
 
+/* What the URI could have said. Servers of TLS 1.3 miss a certificate only after the handshake. */
+static void explain(const struct nbd_uri *uri, int code, struct error *err)
+{
+	if (code == -ENOKEY && !uri->tls)
+		error_hint(err, "; write nbds%s://", uri->kind == NBD_URI_UNIX ? "+unix" : "");
+	if (code == -ECONNABORTED && uri->tls && err && strstr(err->text, "certificate required"))
+		credentials_explain_certificate(uri, "the server wants", err);
+}
+
 int session_fault(const struct session *session, int code, struct error *err)
 {
+	explain(&session->uri, code, err);
 	if (session->server)
 		error_wrap(err, "%s", session->server);
 	for (size_t i = 0; i < sizeof(statuses) / sizeof(statuses[0]); i++)

@@ -264,7 +264,13 @@ def test_certificates():
                "client-late/client-cert.pem is of no use", "expired; renew it")
         none = pki().folder("client-none")
         hawser(f"nbds://localhost:{server.port}/?tls-certificates={none}", REFUSED,
-               "certificate required")
+               "certificate required", f"the server wants a client certificate, and there is no "
+               f"{none}/client-cert.pem")
+        hawser(f"nbds://localhost:{server.port}/?x-tls-ca-file={pki().path('ca-cert.pem')}",
+               REFUSED, "certificate required", "tls-certificates=FOLDER")
+        hawser(f"nbds://localhost:{server.port}/?tls-certificates={none}"
+               "&x-tls-priority=NORMAL:-VERS-TLS1.3", REFUSED, "perhaps the server wants a client",
+               f"{none}/client-cert.pem")
 
 
 def test_two_authorities():
@@ -310,7 +316,10 @@ def test_pre_shared_keys():
     keys = f"{pki().keys}/keys.psk"
     with Server(*pki().psk()) as server:
         check("\"\"" in hawser(uri(server.path, psk_file=keys), OK), "the export")
-        hawser(uri(server.path, psk_file=pki().path("wrong-keys/keys.psk")), REFUSED, "TLS")
+        wrong = pki().path("wrong-keys/keys.psk")
+        for words in ("", "&x-tls-priority=NORMAL:-VERS-TLS1.3"):
+            hawser(uri(server.path, psk_file=wrong) + words, REFUSED, "TLS",
+                   f"the user '{USER}' in {wrong}")
         hawser(uri(server.path, psk_file=keys).replace(USER, "nobody"), FAILED, "no key of")
         hawser(uri(server.path, certificates=pki().good), REFUSED, "TLS")
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
@@ -424,7 +433,7 @@ def test_contradictions():
 def test_clear_server():
     """C21: a server that demands TLS is told as such, with its own code."""
     with Server(*pki().psk()) as server:
-        hawser(f"nbd+unix:///?socket={server.path}", REFUSED, "demands TLS")
+        hawser(f"nbd+unix:///?socket={server.path}", REFUSED, "demands TLS", "write nbds+unix://")
 
 
 main(globals())
