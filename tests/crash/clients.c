@@ -202,7 +202,7 @@ static void *work_on_image(void *argument)
 static int run_on_image(struct client *clients, const struct disk *disk)
 {
 	const struct image_options options = {.format = "qcow2",
-					      .key_secret = features_key(),
+					      .key_secret = features_key(disk->row),
 					      .access = IMAGE_READ_WRITE,
 					      .discard = DISCARD_UNMAP};
 	struct error err = ERROR_INIT;
@@ -326,7 +326,7 @@ static int run_on_server(struct client *clients, const struct disk *disk)
 			    .name = "",
 			    .discard = DISCARD_UNMAP,
 			    .access = IMAGE_READ_WRITE,
-			    .key_secret = features_key()},
+			    .key_secret = features_key(disk->row)},
 		.persistent = true,
 		.signals_elsewhere = true,
 	};

@@ -315,10 +315,12 @@ static void options_of(const struct disk *disk, char *options, size_t size)
 			 : ",encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10");
 }
 
-const struct secret *features_key(void)
+const struct secret *features_key(const struct features *row)
 {
 	static struct secret *key;
 
+	if (is_plain(row, AXIS_ENCRYPTION))
+		return NULL;
 	if (!key)
 		key = secret_create(KEY, strlen(KEY), NULL);
 	return key;
@@ -353,8 +355,9 @@ static int create(const struct disk *disk, const char *options, const char *back
 /* Writes the image's own layer through the driver. */
 static int fill(const struct disk *disk)
 {
-	const struct image_options options = {
-		.format = "qcow2", .key_secret = features_key(), .access = IMAGE_READ_WRITE};
+	const struct image_options options = {.format = "qcow2",
+					      .key_secret = features_key(disk->row),
+					      .access = IMAGE_READ_WRITE};
 	uint8_t bytes[AREA * FEATURES_SECTOR];
 	struct error err = ERROR_INIT;
 	struct image *image;
