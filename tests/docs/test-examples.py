@@ -17,7 +17,7 @@ import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "protocol"))
 
-from harness import MIB, Skip, check, free_port, main, program, until  # noqa: E402
+from harness import MIB, Skip, check, free_port, main, program, qemu_creates, until  # noqa: E402
 from pki import pki  # noqa: E402
 from words import help_options, man_text, run  # noqa: E402
 
@@ -58,8 +58,8 @@ class Place:
             ova.write(bytes(1536) + inside.read())
         with open(self.at("disk.key"), "w", encoding="ascii") as key:
             key.write("words")
-        self.tool("qemu-img", "create", "-q", "-f", "luks", "--object", "secret,id=k,data=words",
-                  "-o", "key-secret=k,iter-time=10", "disk.luks", "4M")
+        qemu_creates("-f", "luks", "--object", "secret,id=k,data=words", "-o",
+                     "key-secret=k,iter-time=10", "disk.luks", "4M", cwd=self.path)
 
     def at(self, *names):
         return os.path.join(self.path, *names)

@@ -17,7 +17,8 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "protocol"))
 
-from harness import MIB, Server, Skip, check, content_of, hasty, main, program  # noqa: E402
+from harness import (MIB, Server, Skip, check, content_of, main, program,  # noqa: E402
+                     qemu_creates)
 from nbdraw import Dropped, ENOTSUP, FAST_ZERO, NO_HOLE, Violation, WRITE  # noqa: E402
 from qcow2disk import SCRATCH, tool  # noqa: E402
 
@@ -43,16 +44,6 @@ class Folder:
 
     def __exit__(self, *_):
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def qemu_creates(*command):
-    """qemu-img measures its own speed when it makes a key slot, and may fail at that."""
-    for _ in range(8):
-        done = subprocess.run(["qemu-img", "create", "-q", *command], env=hasty(),
-                              capture_output=True, text=True, check=False)
-        if not done.returncode:
-            return
-    raise Skip(f"qemu-img create {command}: {done.stderr}")
 
 
 def create(path, options="", size=SIZE):

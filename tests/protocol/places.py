@@ -11,14 +11,14 @@ import shutil
 import subprocess
 import tempfile
 
-from harness import MIB, Skip, content_of, hasty
+from harness import MIB, Skip, content_of, qemu_creates
 
 SHM = "/dev/shm"
 
 
-def run(*command, env=None):
+def run(*command):
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          env=env, check=False)
+                          check=False)
     if done.returncode:
         raise Skip(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout.strip()
@@ -124,26 +124,14 @@ def full_ext4(size, content="", room=700 * 1024):
 KEY = ("--object", "secret,id=k,data=words")
 
 
-def qemu(*command):
-    """qemu-img measures its own speed when it makes a key slot, and may fail at that."""
-    if not shutil.which("qemu-img"):
-        raise Skip("qemu-img is not installed")
-    for attempt in range(8):
-        try:
-            return run("qemu-img", *command, env=hasty())
-        except Skip:
-            if attempt == 7:
-                raise
-
-
 @functools.lru_cache(maxsize=None)
 def encrypted_bytes(kind, node, options, size, content):
     """Made once."""
     with folder() as path:
         image = os.path.join(path, "image")
-        qemu("create", "-q", "-f", kind, *KEY, "-o", options, image, str(size))
+        qemu_creates("-f", kind, *KEY, "-o", options, image, str(size))
         plain = make_file(os.path.join(path, "plain"), size, content)
-        qemu("convert", *KEY, "-n", "-f", "raw", "--target-image-opts", plain, node + image)
+        run("qemu-img", "convert", *KEY, "-n", "-f", "raw", "--target-image-opts", plain, node + image)
         with open(image, "rb") as made:
             return made.read()
 
