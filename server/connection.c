@@ -24,6 +24,8 @@
 
 /* Less than this is received at once, whatever layer does it. */
 enum { RECEIVE_SMALL = 4096 };
+/* So long a thread that spins leaves the socket to the segments of a payload. */
+#define PAYLOAD_PAUSE (7 * CLOCK_MICROSECOND)
 /* A thread whose waits are shorter is lively. */
 #define LIVELY CLOCK_MILLISECOND
 
@@ -179,6 +181,19 @@ static ssize_t receive_once(struct connection *connection, struct input *input)
 	return got;
 }
 
+/* A look at a TCP socket takes its lock. Within a payload the peer is sending, and its segments
+ * would find the lock taken each time: give them time to come. */
+static void let_arrive(const struct connection *connection)
+{
+	uint64_t until;
+
+	if (connection->transport.is_unix || !receive_in_payload(connection))
+		return;
+	until = clock_now() + PAYLOAD_PAUSE;
+	while (clock_now() < until)
+		;
+}
+
 /* A wake-up costs more than a short spin: try for a while, as long as that has paid lately, and
  * nobody else wants the processor. */
 static ssize_t spin(struct connection *connection, struct input *input)
@@ -191,6 +206,7 @@ static ssize_t spin(struct connection *connection, struct input *input)
 	if (!length || connection->jobs || !engine_spin_begin(thread))
 		return -EAGAIN;
 	do {
+		let_arrive(connection);
 		got = receive_once(connection, input);
 		last = now;
 		now = clock_now();
