@@ -16,6 +16,9 @@ enum {
 	RECEIVE_THROTTLED = 192 << 10,
 	/* Replies are gathered up to here before they are sent. */
 	SEND_GATHER = 128 << 10,
+	/* Where they are not copied: the fewer the sends, the less often a client is woken that has
+	 * taken all there was. */
+	SEND_GATHER_ATTACHED = 512 << 10,
 	SEND_BUFFER = 512 << 10,
 	/* Reads up to here are copied into the send buffer; larger ones move without a copy. */
 	READ_INLINE_MAX = 32 << 10,

@@ -183,8 +183,8 @@ void reply_kill(struct connection *connection, const char *why)
 /* Does anything have to leave before so many bytes can be gathered, in so many runs? */
 static bool is_full(const struct send_buffer *send, size_t length, int runs)
 {
-	return send->piped || send->total >= SEND_GATHER || send->used + length > SEND_BUFFER ||
-	       send->runs + runs > SEND_RUNS_MAX;
+	return send->piped || send->used >= SEND_GATHER || send->total >= SEND_GATHER_ATTACHED ||
+	       send->used + length > SEND_BUFFER || send->runs + runs > SEND_RUNS_MAX;
 }
 
 uint8_t *reply_reserve(struct connection *connection, size_t length)
