@@ -6,9 +6,10 @@
 # hawserd is installed a second time under the name qemu-nbd, as a link in a folder of its own:
 # /usr/bin/qemu-nbd belongs to QEMU's package. Who wants it puts $(LIBEXECDIR) first in PATH.
 
-HELPERS := $(BUILD)/kmod-helpers
+# A folder for each PREFIX, so that installs below several do not disturb one another.
+HELPERS := $(BUILD)/kmod-helpers$(PREFIX)
 
-# Made each time, because PREFIX may be another one; replaced only when the content is.
+# Made each time, because BINDIR or DOCDIR may be another one; replaced only when the content is.
 $(HELPERS)/%: kmod-helpers/%.in always
 	@mkdir -p $(@D)
 	$(Q)sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g' $< >$@.new

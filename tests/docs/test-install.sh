@@ -16,9 +16,7 @@ fault() {
 }
 
 in_root() {
-	# Not the units that another test installs at the same time.
-	make --no-print-directory BUILD="$build" HELPERS="$work/helpers" \
-		DESTDIR="$work/root" PREFIX=/opt/h "$@" >/dev/null
+	make --no-print-directory BUILD="$build" DESTDIR="$work/root" PREFIX=/opt/h "$@" >/dev/null
 }
 
 in_root install

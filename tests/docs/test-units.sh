@@ -52,8 +52,8 @@ starts_before() {
 	fi
 }
 
-make --no-print-directory install BUILD="$build" HELPERS="$work/helpers" \
-	DESTDIR="$work/root" PREFIX=/usr INSTALLED="\$(UNITS)" >/dev/null
+make --no-print-directory install BUILD="$build" DESTDIR="$work/root" PREFIX=/usr \
+	INSTALLED="\$(UNITS)" >/dev/null
 mkdir "$work/units" "$work/mounts"
 cp "$work"/root/usr/lib/systemd/system/* "$work/units/"
 # verify insists that the programs exist; what it is to check here is all the rest.
