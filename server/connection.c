@@ -183,14 +183,11 @@ static ssize_t receive_once(struct connection *connection, struct input *input)
 
 /* A look at a TCP socket takes its lock. Within a payload the peer is sending, and its segments
  * would find the lock taken each time: give them time to come. */
-static void let_arrive(const struct connection *connection)
+static void let_arrive(const struct connection *connection, uint64_t looked)
 {
-	uint64_t until;
-
 	if (connection->transport.is_unix || !receive_in_payload(connection))
 		return;
-	until = clock_now() + PAYLOAD_PAUSE;
-	while (clock_now() < until)
+	while (clock_now() - looked < PAYLOAD_PAUSE)
 		;
 }
 
@@ -206,7 +203,7 @@ static ssize_t spin(struct connection *connection, struct input *input)
 	if (!length || connection->jobs || !engine_spin_begin(thread))
 		return -EAGAIN;
 	do {
-		let_arrive(connection);
+		let_arrive(connection, now);
 		got = receive_once(connection, input);
 		last = now;
 		now = clock_now();

@@ -14,10 +14,10 @@ enum {
 	/* The same where requests may have to wait for a budget: what came with them waits, too.
 	 * More than the largest piece that a payload is written in. */
 	RECEIVE_THROTTLED = 192 << 10,
-	/* Replies are gathered up to here before they are sent. */
+	/* Copies of replies are gathered up to here before they are sent: it stays in the cache. */
 	SEND_GATHER = 128 << 10,
-	/* Where they are not copied: the fewer the sends, the less often a client is woken that has
-	 * taken all there was. */
+	/* The same of all, also of what is not copied: the fewer the sends, the less often a client
+	 * is woken that has taken all there was. */
 	SEND_GATHER_ATTACHED = 512 << 10,
 	SEND_BUFFER = 512 << 10,
 	/* Reads up to here are copied into the send buffer; larger ones move without a copy. */
