@@ -131,7 +131,8 @@ def encrypted_bytes(kind, node, options, size, content):
         image = os.path.join(path, "image")
         qemu_creates("-f", kind, *KEY, "-o", options, image, str(size))
         plain = make_file(os.path.join(path, "plain"), size, content)
-        run("qemu-img", "convert", *KEY, "-n", "-f", "raw", "--target-image-opts", plain, node + image)
+        run("qemu-img", "convert", *KEY, "-n", "-f", "raw", "--target-image-opts", plain,
+            node + image)
         with open(image, "rb") as made:
             return made.read()
 
