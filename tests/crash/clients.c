@@ -201,14 +201,12 @@ static void *work_on_image(void *argument)
 
 static int run_on_image(struct client *clients, const struct disk *disk)
 {
-	const struct image_options options = {.format = "qcow2",
-					      .key_secret = features_key(disk->row),
-					      .access = IMAGE_READ_WRITE,
-					      .discard = DISCARD_UNMAP};
+	struct image_options options = disk_options(disk);
 	struct error err = ERROR_INIT;
 	pthread_t threads[CLIENTS];
 	struct image *image;
 
+	options.discard = DISCARD_UNMAP;
 	if (image_open(disk->path, &options, &image, &err)) {
 		printf("# %s\n", err.text);
 		return -1;
@@ -326,7 +324,7 @@ static int run_on_server(struct client *clients, const struct disk *disk)
 			    .name = "",
 			    .discard = DISCARD_UNMAP,
 			    .access = IMAGE_READ_WRITE,
-			    .key_secret = features_key(disk->row)},
+			    .key_secret = disk_options(disk).key_secret},
 		.persistent = true,
 		.signals_elsewhere = true,
 	};

@@ -98,10 +98,7 @@ static void judge_content(const struct disk *disk, struct image *image, uint64_t
 
 static void judge_snapshot(const struct disk *disk, uint64_t tick)
 {
-	const struct image_options options = {.format = "qcow2",
-					      .key_secret = features_key(disk->row),
-					      .access = IMAGE_READ_ONLY,
-					      .load_snapshot = "before"};
+	struct image_options options = disk_options(disk);
 	struct error err = ERROR_INIT;
 	struct image *image;
 	uint8_t *bytes;
@@ -110,6 +107,8 @@ static void judge_snapshot(const struct disk *disk, uint64_t tick)
 
 	if (features_has(disk->row, AXIS_SNAPSHOT, "no"))
 		return;
+	options.access = IMAGE_READ_ONLY;
+	options.load_snapshot = "before";
 	if (image_open(disk->path, &options, &image, &err)) {
 		complain("cut at %llu: snapshot: %s", (unsigned long long)tick, err.text);
 		return;
@@ -129,9 +128,7 @@ static void judge_snapshot(const struct disk *disk, uint64_t tick)
 /* After a cut life goes on: what is written then is there, and nothing breaks by it. */
 static void go_on(const struct disk *disk, uint64_t tick, unsigned int seed)
 {
-	const struct image_options options = {.format = "qcow2",
-					      .key_secret = features_key(disk->row),
-					      .access = IMAGE_READ_WRITE};
+	const struct image_options options = disk_options(disk);
 	struct error err = ERROR_INIT;
 	struct image *image;
 	uint8_t bytes[16 * SECTOR], got[16 * SECTOR];
@@ -160,9 +157,7 @@ static void go_on(const struct disk *disk, uint64_t tick, unsigned int seed)
 /* Our verdict: is the image consistent? */
 static bool judge(const struct disk *disk, uint64_t tick)
 {
-	const struct image_options options = {.format = "qcow2",
-					      .key_secret = features_key(disk->row),
-					      .access = IMAGE_READ_WRITE};
+	const struct image_options options = disk_options(disk);
 	struct error err = ERROR_INIT;
 	int64_t corruptions;
 	struct image *image;

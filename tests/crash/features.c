@@ -315,15 +315,16 @@ static void options_of(const struct disk *disk, char *options, size_t size)
 			 : ",encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10");
 }
 
-const struct secret *features_key(const struct features *row)
+struct image_options disk_options(const struct disk *disk)
 {
 	static struct secret *key;
+	bool encrypted = !is_plain(disk->row, AXIS_ENCRYPTION);
 
-	if (is_plain(row, AXIS_ENCRYPTION))
-		return NULL;
-	if (!key)
+	if (encrypted && !key)
 		key = secret_create(KEY, strlen(KEY), NULL);
-	return key;
+	return (struct image_options){.format = "qcow2",
+				      .key_secret = encrypted ? key : NULL,
+				      .access = IMAGE_READ_WRITE};
 }
 
 /* The image in words of qemu-img. */
@@ -355,9 +356,7 @@ static int create(const struct disk *disk, const char *options, const char *back
 /* Writes the image's own layer through the driver. */
 static int fill(const struct disk *disk)
 {
-	const struct image_options options = {.format = "qcow2",
-					      .key_secret = features_key(disk->row),
-					      .access = IMAGE_READ_WRITE};
+	const struct image_options options = disk_options(disk);
 	uint8_t bytes[AREA * FEATURES_SECTOR];
 	struct error err = ERROR_INIT;
 	struct image *image;

@@ -59,8 +59,9 @@ enum layer disk_layer(const struct disk *disk, uint64_t sector);
 /* Makes the image, its backing file and its data file. 0, or -1. */
 int disk_make(struct disk *disk);
 
-/* What opens the image of a row; NULL: it is not encrypted, and a key would be refused. */
-const struct secret *features_key(const struct features *row);
+struct image_options;
+/* What opens the image for writing: with a key only where it is encrypted, else it is refused. */
+struct image_options disk_options(const struct disk *disk);
 
 /* qemu-img check, what it says in the file `said` of the folder: 0 clean, 3 leaks, 2 corruptions,
  * 1 or other: cannot be opened or read. Of a dirty image: after it has been repaired. */
